@@ -1,0 +1,1 @@
+"""A topology file in, a verified OpenStack lab out."""

@@ -1,0 +1,146 @@
+"""The one way in which stacklab runs other programs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from stacklab import redact
+from stacklab.errors import CommandFailed
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command said (standard output and error as one text) and its exit code."""
+
+    code: int
+    output: str
+
+
+def _die_with_parent() -> None:
+    # A killed stacklab must not leave a build running that the next run would start again.
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def stop(process: subprocess.Popen[str], grace: float = 10.0) -> None:
+    """End a process that `run` started together with its children, at last by SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(timeout=grace)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+@contextmanager
+def _opened(log: Path | None) -> Iterator[IO[str] | None]:
+    if log is None:
+        yield None
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8", errors="replace") as handle:
+        yield handle
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    log: Path | None = None,
+    timeout: float = 600.0,
+    check: bool = True,
+    hint: str = "",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str = "",
+    each_line: Callable[[str], None] | None = None,
+    merge_stderr: bool = True,
+) -> Result:
+    """Run `argv` to its end and return what it said.
+
+    `timeout` is in seconds; past it the command and its children are ended. `log`
+    gets the command line and its output, secrets redacted. `each_line` is called with
+    every line as it comes. `env` is added to the environment.
+
+    Raises CommandFailed, with the last ten lines and the log's path, when `check` is
+    set and the command fails, and always when it runs out of time.
+    """
+    words = [str(word) for word in argv]
+    lines: list[str] = []
+    with _opened(log) as record:
+        if record is not None:
+            record.write(f"$ {redact.text(shlex.join(words))}\n")
+            record.flush()
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if merge_stderr else subprocess.DEVNULL,
+                text=True,
+                errors="replace",
+                cwd=cwd,
+                env={**os.environ, **env} if env else None,
+                process_group=0,
+                preexec_fn=_die_with_parent,
+            )
+        except FileNotFoundError as error:
+            raise CommandFailed(
+                f"{words[0]}: not found", hint=hint or "run `scripts/stacklab doctor` to see what is missing"
+            ) from error
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            stop(process)
+
+        timer = threading.Timer(timeout, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            if stdin:
+                assert process.stdin is not None
+                try:
+                    process.stdin.write(stdin)
+                    process.stdin.close()
+                except BrokenPipeError:
+                    pass  # its exit code tells more
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line)
+                if record is not None:
+                    record.write(redact.text(line))
+                    record.flush()
+                if each_line is not None:
+                    each_line(line.rstrip("\n"))
+            code = process.wait()
+        except BaseException:
+            stop(process)
+            raise
+        finally:
+            timer.cancel()
+    output = "".join(lines)
+    if expired.is_set():
+        raise CommandFailed(_report(words, f"did not end within {timeout:.0f} s", output, log), hint=hint)
+    if check and code != 0:
+        raise CommandFailed(_report(words, f"ended with exit code {code}", output, log), hint=hint)
+    return Result(code, output)
+
+
+def _report(words: Sequence[str], what: str, output: str, log: Path | None) -> str:
+    tail = "".join(f"\n    {line}" for line in output.splitlines()[-10:])
+    where = f"\n  full log: {log}" if log else ""
+    return redact.text(f"{shlex.join(words)} {what}{tail}{where}")

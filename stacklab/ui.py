@@ -1,0 +1,110 @@
+"""All that stacklab says: timed step lines, tables, progress. Nothing else in the package prints.
+
+Step lines go to standard error, results (tables, JSON) to standard output. On a
+terminal a running step shows a spinner with its latest detail; elsewhere only plain
+lines are written, so that a log stays readable.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stacklab import redact
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+_depth = 0
+_status: Status | None = None
+
+
+def _console(stderr: bool = True) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def on_terminal() -> bool:
+    """Whether a person watches the step lines."""
+    return sys.stderr.isatty()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 0.4 s, 12 s, 3 min 05 s."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def say(text: str, style: str = "") -> None:
+    """One line at the current depth of steps."""
+    line = "  " * _depth + redact.text(text)
+    if on_terminal():
+        _console().print(line, style=style or None, markup=False)
+    else:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def warn(text: str) -> None:
+    """A line that must not be overlooked."""
+    say(f"warning: {text}", style="bold yellow")
+
+
+def detail(text: str) -> None:
+    """What the running step is doing just now; seen on a terminal only."""
+    if _status is not None:
+        _status.update(redact.text(text))
+
+
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """A timed, nestable step: its title now, its duration at the end."""
+    global _depth, _status  # noqa: PLW0603 - one terminal, one state
+    start = time.monotonic()
+    say(title, style="bold")
+    _depth += 1
+    outer = _status
+    if on_terminal() and outer is None:
+        _status = _console().status("")
+        _status.start()
+    try:
+        yield
+        say(f"done in {duration(time.monotonic() - start)}", style="green")
+    except BaseException:
+        say(f"failed after {duration(time.monotonic() - start)}", style="red")
+        raise
+    finally:
+        _depth -= 1
+        if outer is None and _status is not None:
+            _status.stop()
+            _status = None
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output."""
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for column in columns:
+        grid.add_column(column)
+    for row in rows:
+        grid.add_row(*(redact.text(cell) for cell in row))
+    console = _console(stderr=False)
+    if not sys.stdout.isatty():
+        console.width = 160
+    console.print(grid, markup=False)
+
+
+def out(text: str) -> None:
+    """A result on standard output, as it is."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()
