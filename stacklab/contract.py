@@ -1,0 +1,131 @@
+"""The golden image contract, checked offline from the image's own files.
+
+diskimage-builder ends well on broken images (a kernel that could not be installed, a
+failing maintainer script), so every image is looked at before it gets its name.
+"""
+
+from __future__ import annotations
+
+import configparser
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+# Part of an image's inputs: raise it when a check changes, and old images are built anew.
+VERSION = 1
+
+
+def check(rootfs: Path, provider: str) -> list[str]:
+    """All that is wrong with an image, as sentences; an empty list means it is good."""
+    checks: tuple[Callable[[Path], list[str]], ...] = (
+        _kernel,
+        _packstack,
+        _clock,
+        _identity,
+        _secrets,
+        _enabled,
+        _manifest,
+    )
+    problems = [problem for one in checks for problem in one(rootfs)]
+    if provider == "lxc":
+        problems += _container(rootfs)
+    return problems
+
+
+def _release(name: str) -> list[object]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _kernel(rootfs: Path) -> list[str]:
+    kernels = sorted(
+        (path.name.removeprefix("vmlinuz-") for path in (rootfs / "boot").glob("vmlinuz-*")), key=_release
+    )
+    if not kernels:
+        return ["/boot has no kernel"]
+    newest = kernels[-1]
+    problems = []
+    if not any((rootfs / "boot" / name).is_file() for name in (f"initrd.img-{newest}", f"initramfs-{newest}.img")):
+        problems.append(f"the newest kernel {newest} has no initramfs")
+    if not any((rootfs / "lib" / "modules" / newest).glob("modules.dep*")):
+        problems.append(f"the newest kernel {newest} has no modules")
+    return problems
+
+
+def _packstack(rootfs: Path) -> list[str]:
+    problems = []
+    if not (rootfs / "usr/bin/packstack").is_file():
+        problems.append("Packstack is not installed: no /usr/bin/packstack")
+    if not (rootfs / "usr/share/openstack-puppet/modules/packstack").is_dir():
+        problems.append("Packstack's Puppet modules are not in /usr/share/openstack-puppet/modules")
+    return problems
+
+
+def _clock(rootfs: Path) -> list[str]:
+    return [] if _is_enabled(rootfs, "chrony.service", "chronyd.service") else ["chrony is not enabled"]
+
+
+def _identity(rootfs: Path) -> list[str]:
+    problems = []
+    machine_id = rootfs / "etc/machine-id"
+    if machine_id.is_file() and machine_id.read_text(encoding="utf-8").strip() not in ("", "uninitialized"):
+        problems.append("/etc/machine-id is baked in: nodes would share it, and their MAC addresses with it")
+    for key in sorted((rootfs / "etc/ssh").glob("ssh_host_*key*")):
+        problems.append(f"/etc/ssh/{key.name}: a host key is baked in")
+    for database in (rootfs / "etc/openvswitch/conf.db", rootfs / "var/lib/openvswitch/conf.db"):
+        if database.is_file():
+            problems.append(f"/{database.relative_to(rootfs)}: Open vSwitch's state is baked in")
+    return problems
+
+
+def _secrets(rootfs: Path) -> list[str]:
+    problems = []
+    for line in (rootfs / "etc/shadow").read_text(encoding="utf-8").splitlines():
+        user, password, *_ = line.split(":")
+        if password and not password.startswith(("!", "*")):
+            problems.append(f"user {user} has a password")
+        if user == "root" and not password:
+            problems.append("root has an empty password")
+    if (rootfs / "root/.ssh/authorized_keys").exists():
+        problems.append("/root/.ssh/authorized_keys is baked in")
+    for path in (rootfs / "etc/apt/apt.conf.d").glob("*"):
+        if re.search(r"::proxy", path.read_text(encoding="utf-8"), re.IGNORECASE):
+            problems.append(f"/etc/apt/apt.conf.d/{path.name} names a proxy")
+    return problems
+
+
+# Nothing of OpenStack may run before the deployer configures it.
+_DEPLOYED = ("mariadb", "rabbitmq-server", "memcached", "apache2", "keystone", "glance-api", "nova-api", "neutron-api")
+
+
+def _enabled(rootfs: Path) -> list[str]:
+    problems = [f"{name} is enabled" for name in _DEPLOYED if _is_enabled(rootfs, f"{name}.service")]
+    if not _is_enabled(rootfs, "ssh.service", "sshd.service"):
+        problems.append("sshd is not enabled")
+    if _is_enabled(rootfs, "firewalld.service"):
+        problems.append("firewalld is enabled")
+    return problems
+
+
+def _is_enabled(rootfs: Path, *units: str) -> bool:
+    system = rootfs / "etc/systemd/system"
+    return any(link.name in units for link in system.glob("*.wants/*"))
+
+
+def _manifest(rootfs: Path) -> list[str]:
+    manifest = rootfs / "etc/dib-manifests/packages.txt"
+    if not manifest.is_file() or not manifest.read_text(encoding="utf-8").strip():
+        return ["there is no manifest of packages"]
+    return []
+
+
+def _container(rootfs: Path) -> list[str]:
+    problems = []
+    if (rootfs / "etc/systemd/system/systemd-udev-trigger.service").resolve() != Path("/dev/null"):
+        problems.append("systemd-udev-trigger is not masked: a container would announce the host's devices again")
+    if (rootfs / "etc/fstab").read_text(encoding="utf-8").strip():
+        problems.append("/etc/fstab is not empty: a container's filesystems are mounted by LXC")
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.read(rootfs / "etc/systemd/system/chrony.service.d/10-container.conf", encoding="utf-8")
+    if "-x" not in unit.get("Service", "ExecStart", fallback=""):
+        problems.append("chronyd would set the host's clock")
+    return problems

@@ -1,0 +1,69 @@
+"""Whether KVM really runs a guest here, which the existence of /dev/kvm does not tell.
+
+On nested hosts the device can be there and openable while QEMU spins for ever or dies
+setting an MSR. So a guest is run: SeaBIOS and a boot sector that ends QEMU through its
+isa-debug-exit device, with the processor that a lab's nodes would get.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from stacklab.errors import CommandFailed
+from stacklab.run import run
+
+QEMU = "qemu-system-x86_64"
+LIMIT = 6.0
+"""Seconds that the guest gets; it needs well under one."""
+
+# mov al, 0x2a; mov dx, 0x00f4 (16 bit: two bytes); out dx, al; hlt; jmp back to hlt
+_CODE = bytes([0xB0, 0x2A, 0xBA, 0xF4, 0x00, 0xEE, 0xF4, 0xEB, 0xFD])
+_FLOPPY = 1474560
+_GUEST_RAN = (0x2A << 1) | 1
+"""isa-debug-exit ends QEMU with (value << 1) | 1."""
+
+
+def boot_disk() -> bytes:
+    """A raw disk of 1.44 MB whose boot sector ends QEMU with exit code 85."""
+    sector = _CODE.ljust(510, b"\0") + b"\x55\xaa"
+    return sector.ljust(_FLOPPY, b"\0")
+
+
+def argv(disk: Path, accelerator: str, cpu: str, qemu: str = QEMU, limit: float = LIMIT) -> list[str]:
+    """The command that runs `disk` and is killed after `limit` seconds."""
+    # A QEMU that spins inside KVM does not heed SIGTERM.
+    command = ["timeout", "-s", "KILL", f"{limit:g}", qemu]
+    command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    command += ["-machine", "q35", "-accel", accelerator, "-cpu", cpu, "-smp", "2", "-m", "64"]
+    command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
+    command += ["-drive", f"file={disk},format=raw,if=none,id=disk,readonly=on"]
+    return [*command, "-device", "virtio-blk-pci,drive=disk,bootindex=0"]
+
+
+def try_guest(accelerator: str, cpu: str, qemu: str = QEMU, limit: float = LIMIT) -> tuple[bool, str]:
+    """Run the boot sector with this accelerator: whether it ran, and if not, why."""
+    with tempfile.TemporaryDirectory(prefix="stacklab-kvm-") as directory:
+        disk = Path(directory) / "boot.img"
+        disk.write_bytes(boot_disk())
+        try:
+            result = run(argv(disk, accelerator, cpu, qemu, limit), timeout=limit + 4, check=False)
+        except CommandFailed:
+            return False, f"the guest did not end within {limit:g} s"
+    if result.code == _GUEST_RAN:
+        return True, "a guest ran"
+    if result.code in (137, -9):
+        return False, f"the guest did not end within {limit:g} s"
+    last = (result.output.strip().splitlines() or [""])[-1]
+    return False, last or f"QEMU ended with exit code {result.code}"
+
+
+def usable(qemu: str = QEMU, device: Path = Path("/dev/kvm"), limit: float = LIMIT) -> tuple[bool, str]:
+    """Whether KVM runs a guest here, and why not. Takes up to `limit` + 4 seconds."""
+    if not os.access(device, os.R_OK | os.W_OK):
+        return False, f"{device} is not there or not ours to open"
+    if shutil.which(qemu) is None:
+        return False, f"{qemu} is not installed, so it cannot be tried"
+    return try_guest("kvm", "host", qemu, limit)

@@ -1,0 +1,113 @@
+"""The network namespace of a lab: its networks live there and nowhere else.
+
+10.0.0.0/24 and 203.0.113.0/24 may well be in use where the lab runs; inside a
+namespace they collide with nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+
+from stacklab.errors import LabError
+from stacklab.plan import Plan
+from stacklab.run import run
+
+BRIDGES = ("br-mgmt", "br-provider", "br-tunnel")
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def path(plan: Plan) -> Path:
+    """Where the kernel shows the namespace."""
+    return Path("/run/netns") / plan.namespace
+
+
+def commands(plan: Plan) -> list[list[str]]:
+    """The commands that make the namespace with its three bridges."""
+    ip = ["ip", "-n", plan.namespace]
+    topology = plan.topology
+    provider = topology.provider_network
+    addresses = {
+        "br-mgmt": _with_prefix(topology.management.host, topology.management.cidr),
+        "br-provider": _with_prefix(provider.gateway, provider.cidr),
+    }
+    made = [["ip", "netns", "add", plan.namespace], [*ip, "link", "set", "lo", "up"]]
+    for bridge in BRIDGES:
+        made.append([*ip, "link", "add", bridge, "type", "bridge"])
+        if bridge in addresses:
+            made.append([*ip, "address", "add", addresses[bridge], "dev", bridge])
+        made.append([*ip, "link", "set", bridge, "up"])
+    if plan.datapath == "netdev":
+        # A userspace Open vSwitch gets the host's packets as they are: their checksums must be complete.
+        made.append([*enter(plan), "ethtool", "-K", "br-provider", "tx", "off"])
+    return made
+
+
+def _with_prefix(address: str, cidr: str) -> str:
+    return str(ip_interface(f"{address}/{ip_network(cidr).prefixlen}"))
+
+
+def create(plan: Plan, log: Path) -> None:
+    """Make the namespace, unless it is there and whole (a host forgets it when it reboots)."""
+    if is_whole(plan):
+        return
+    delete(plan, log)
+    for command in commands(plan):
+        run(command, log=log, timeout=30)
+
+
+def is_whole(plan: Plan) -> bool:
+    """Whether the namespace is there with all its bridges."""
+    if not path(plan).exists():
+        return False
+    links = run(["ip", "-n", plan.namespace, "-o", "link"], check=False, timeout=30)
+    return links.code == 0 and all(f" {bridge}:" in links.output for bridge in BRIDGES)
+
+
+def delete(plan: Plan, log: Path | None = None) -> None:
+    """Remove the namespace and with it every interface inside; fine when there is none."""
+    if path(plan).exists():
+        run(["ip", "netns", "delete", plan.namespace], log=log, timeout=30)
+
+
+def enter(plan: Plan) -> list[str]:
+    """The beginning of a command that runs inside."""
+    return ["nsenter", f"--net={path(plan)}"]
+
+
+@contextmanager
+def entered(plan: Plan) -> Iterator[None]:
+    """Run the block with this thread inside the namespace; sockets made there stay there.
+
+    Raises LabError where there is no such namespace.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("only the main thread enters a namespace")
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            inside = os.open(path(plan), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise LabError(f"the lab {plan.lab} has no network namespace", hint="run `invoke up`") from None
+        try:
+            _setns(inside)
+        finally:
+            os.close(inside)
+        try:
+            yield
+        finally:
+            _setns(home)
+    finally:
+        os.close(home)
+
+
+def _setns(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise LabError(f"cannot enter the network namespace: {os.strerror(number)}", hint="stacklab needs root")

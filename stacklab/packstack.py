@@ -1,0 +1,209 @@
+"""The stage `openstack`: the real Packstack, run on the controller and watched.
+
+Packstack itself waits for ever when a puppet dies (its wait_for_puppet polls for a
+file), so there is a liveness probe and an overall deadline here.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+from stacklab import answers, files, redact, remote, ui
+from stacklab.errors import CommandFailed, LabError
+from stacklab.plan import Plan
+from stacklab.run import run
+
+ANSWER_FILE = "/root/answers.txt"
+DEADLINE = 3000.0
+PROBE_SECONDS = 10.0
+# Probes in a row that find a manifest without its puppet.
+DEAD_PROBES = 3
+
+
+class TimedOut(LabError):
+    """The run failed because something was too slow: worth one more try from clean nodes."""
+
+
+def secrets(plan: Plan) -> dict[str, str]:
+    """The lab's secrets, drawn at the first call and kept (mode 0600); hidden in all output from now on."""
+    path = plan.directory / "secrets.json"
+    kept: dict[str, str] = files.read_json(path) or {}
+    drawn = {**answers.draw(plan.packstack), "DEMO_PASSWORD": token_hex(12), **kept}
+    if drawn != kept:
+        files.write_json(path, drawn, mode=0o600)
+    redact.add(drawn.values())
+    return drawn
+
+
+def answer_file(plan: Plan) -> str:
+    """The lab's answer file. Raises InvalidInput for an override that this Packstack does not take."""
+    workers = max(min(node.cpus for node in plan.topology.nodes) // 2, 1)
+    drawn = {name: value for name, value in secrets(plan).items() if name.startswith("CONFIG_")}
+    return answers.render(
+        plan.topology, packstack=plan.packstack, secrets=drawn, datapath=plan.datapath, workers=workers
+    )
+
+
+def command() -> str:
+    """What runs on the controller."""
+    return f"PYTHONUNBUFFERED=1 packstack --answer-file={ANSWER_FILE} --timeout=900"
+
+
+def deploy(plan: Plan) -> None:
+    """Run Packstack to its end.
+
+    Raises TimedOut when it failed for slowness, LabError with the first real error
+    otherwise; its logs are then in the lab's logs/packstack/.
+    """
+    text = answer_file(plan)
+    files.write(plan.directory / "answers.txt", text, mode=0o600)
+    controller = plan.topology.controller
+    remote.put(plan, controller, text, ANSWER_FILE)
+    log = plan.directory / "logs" / "packstack.log"
+    log.parent.mkdir(exist_ok=True)
+    log.unlink(missing_ok=True)
+    watch = Watch(plan)
+    try:
+        with watch.probing():
+            remote.ssh(plan, controller, command(), log=log, timeout=DEADLINE, each_line=watch.line)
+    except CommandFailed as error:
+        raise _explain(plan, watch, error) from error
+    if not watch.succeeded:
+        raise _explain(plan, watch, LabError("Packstack ended without saying that it succeeded"))
+
+
+class Watch:
+    """Follows Packstack: which manifest runs where since when, and whether its puppet is alive."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.succeeded = False
+        self.errors: list[str] = []
+        self.dead = ""
+        self._since: dict[str, float] = {}
+        self._last: dict[str, str] = {}
+        self._missed: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._names = {node.management: node.name for node in plan.topology.nodes}
+
+    def line(self, text: str) -> None:
+        """Take one line of Packstack's output."""
+        plain = re.sub(r"\x1b\[[0-9;]*m|\r", "", text).strip()
+        if found := re.match(r"Applying (\S+)\.pp$", plain):
+            self._since[found[1]] = time.monotonic()
+            ui.say(f"applying {self._title(found[1])}")
+        elif found := re.match(r"(\S+\.pp):\s+\[ (DONE|ERROR) \]", plain):
+            name = found[1].removesuffix(".pp")
+            took = ui.duration(time.monotonic() - self._since.pop(name, time.monotonic()))
+            ui.say(f"{self._title(name)}: {'done' if found[2] == 'DONE' else 'failed'} after {took}")
+        elif "Installation completed successfully" in plain:
+            self.succeeded = True
+        elif plain.startswith("ERROR :") or self.errors:
+            self.errors.append(plain)
+        elif plain.endswith("[ DONE ]"):
+            ui.detail(plain.removesuffix("[ DONE ]").strip())
+
+    def _title(self, manifest: str) -> str:
+        address, _, kind = manifest.partition("_")
+        return f"the {kind.replace('_', ' ')} manifest on {self._names.get(address, address)}"
+
+    @contextmanager
+    def probing(self) -> Iterator[None]:
+        """Look at the puppets every few seconds for as long as the block runs."""
+        thread = threading.Thread(target=self._probe_loop, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join(timeout=30)
+
+    def _probe_loop(self) -> None:
+        while not self._stop.wait(PROBE_SECONDS):
+            if not self._since:
+                continue
+            for node in self.plan.topology.nodes:
+                try:
+                    found = remote.script(self.plan, node, "probe-puppet", timeout=30).output
+                except CommandFailed:
+                    continue  # a busy node; the deadline bounds it
+                for row in found.splitlines():
+                    self._seen(*(row.split("\t") + ["", "", ""])[:3])
+            if self.dead:
+                self._end_packstack()
+                return
+
+    def _seen(self, manifest: str, state: str, last: str) -> None:
+        name = manifest.removesuffix(".pp")
+        since = self._since.get(name)
+        if since is None:
+            return
+        ui.detail(f"{self._title(name)}, {ui.duration(time.monotonic() - since)}: {last}")
+        missed = self._missed[name] = self._missed.get(name, 0) + 1 if state == "dead" else 0
+        if missed >= DEAD_PROBES:
+            self.dead = self._title(name)
+
+    def _end_packstack(self) -> None:
+        # It would wait for ever for the end of a puppet that is gone.
+        remote.ssh(self.plan, self.plan.topology.controller, "pkill -f 'packstack --answer-file'", check=False)
+
+
+_SLOW = re.compile(
+    r"running for more than \d+ seconds|execution expired|timed? ?out|Timeout|did not end within", re.IGNORECASE
+)
+_HINTS = (
+    (re.compile(r"1045|Access denied for user 'root'"), "MariaDB has another lab's password: `invoke down`, then `up`"),
+    (re.compile(r"No space left"), "a node's disk is full: see `df` on the host"),
+    (_SLOW, "the machine is loaded: let it rest, then run `invoke up` again"),
+    (re.compile(r"[Cc]ould not (find|resolve)|Unknown (function|variable)"), "a Puppet module is missing or too old"),
+    (re.compile(r"no address for"), "an interface that the answer file names has no address on that node"),
+)
+
+
+def _explain(plan: Plan, watch: Watch, error: LabError) -> LabError:
+    place = fetch_logs(plan)
+    first = first_error(place) or " ".join(watch.errors) or error.message
+    if watch.dead:
+        message = f"{watch.dead}: its puppet died"
+    else:
+        message = f"Packstack failed: {redact.text(first)}"
+    hint = next((text for pattern, text in _HINTS if pattern.search(first)), "the first error is the one to look at")
+    kind = TimedOut if _SLOW.search(first + error.message) else LabError
+    return kind(f"{message}\n  logs: {place}", hint=hint)
+
+
+def fetch_logs(plan: Plan) -> Path:
+    """Bring Packstack's logs of all nodes into the lab's logs/packstack/; returns that place."""
+    place = plan.directory / "logs" / "packstack"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for node in plan.topology.nodes:
+        with_logs = "cd /var/tmp/packstack 2>/dev/null && find . -name '*.log' -o -name '*.running' -o -name '*.finished'"
+        try:
+            listed = remote.ssh(plan, node, with_logs, check=False).output.split()
+        except CommandFailed:
+            continue  # the node is gone; the others' logs are worth having
+        for name in listed:
+            target = place / node.name / Path(name).name.replace(".running", ".log").replace(".finished", ".log")
+            content = run(
+                [*remote.ssh_argv(plan, node), f"cat /var/tmp/packstack/{name}"], check=False, timeout=60
+            ).output
+            files.write(target, redact.text(content), mode=0o600)
+    return place
+
+
+def first_error(place: Path) -> str:
+    """The first `Error:` line of the puppets' logs, '' where there is none."""
+    for path in sorted(place.rglob("*.pp.log"), key=lambda path: path.stat().st_mtime):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
+            if plain.startswith("Error:") and "Command mysql is missing" not in plain:
+                return f"{path.parent.name}, {path.name.removesuffix('.log')}: {plain}"
+    return ""

@@ -1,0 +1,289 @@
+"""Provider lxc: nodes are system containers on an overlay of the golden image.
+
+Vagrant (vagrant-lxc) creates them. Starting, stopping, capturing and reverting goes
+straight to LXC: a Vagrant call costs seconds, and it has no snapshots of several nodes
+at one moment.
+
+A node's disk is a stack of layers: the golden image, then the layers of the snapshot
+that the lab was last reverted to, then one writable layer. All nodes share one list of
+layer names, kept in layers.json; a layer's directory holds one subdirectory a node.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import shutil
+import tarfile
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import vagrant
+
+from stacklab import files, namespace, releases, seed, ui
+from stacklab.base import Golden
+from stacklab.model import Node
+from stacklab.plan import Plan
+from stacklab.run import run
+
+_IN_NAMESPACE = files.PROJECT / "scripts" / "in-namespace"
+_DATA = releases.DATA / "lxc"
+
+
+class Vagrant(vagrant.Vagrant):  # type: ignore[misc]
+    """python-vagrant through `run`: with a log, a deadline, and what Vagrant says on failure."""
+
+    def __init__(self, root: Path, lab: str, log: Path) -> None:
+        super().__init__(root=str(root))
+        self._log = log
+        self._lab = lab
+
+    def _run(self, args: list[Any], merge: bool) -> str:
+        argv = self._make_vagrant_command(args)
+        environment = {"STACKLAB_LAB": self._lab, "VAGRANT_CHECKPOINT_DISABLE": "1"}
+        return run(
+            argv,
+            log=self._log,
+            cwd=files.PROJECT,
+            env=environment,
+            timeout=900,
+            merge_stderr=merge,
+            each_line=lambda line: ui.detail(line.strip("=> ")),
+        ).output
+
+    def _call_vagrant_command(self, args: list[Any]) -> None:
+        self._run(args, merge=True)
+
+    def _run_vagrant_command(self, args: list[Any]) -> str:
+        return self._run(args, merge=False)
+
+
+class Lxc:
+    """The nodes of one lab as containers."""
+
+    def __init__(self, plan: Plan, golden: Golden) -> None:
+        self.plan = plan
+        self.golden = golden
+        self.directory = plan.directory
+        self.log = plan.directory / "logs" / "nodes.log"
+        self._etc = self.directory / "etc-lxc"
+        self._state = self.directory / "layers.json"
+
+    # -- making and removing -----------------------------------------------------------
+
+    def create(self) -> None:
+        """Make and boot all nodes from the golden image; what was there before is removed."""
+        self.kill()
+        for name in ("lxc", "layers", "vagrant", "rootfs"):
+            run(["rm", "-rf", "--one-file-system", self.directory / name], timeout=300)
+        self._prepare()
+        self._set_layers([], uuid.uuid4().hex[:12])
+        Vagrant(files.PROJECT, self.plan.lab, self.log).up()
+
+    def create_commands(self) -> list[list[str]]:
+        """What `create` runs, for a dry run."""
+        return [*namespace.commands(self.plan), ["vagrant", "up"]]
+
+    def _prepare(self) -> None:
+        seed.write(self.plan)
+        files.write(self._etc / "lxc.conf", f"lxc.lxcpath = {self.directory / 'lxc'}\n")
+        files.write(self._etc / "default.conf", "lxc.net.0.type = empty\n")
+        (self.directory / "lxc").mkdir(exist_ok=True)
+        Path("/etc/lxc").mkdir(exist_ok=True)  # the mount point for the lab's own
+        self._write_box()
+        files.write_json(
+            self.directory / "plan.json", {"plan": self.plan.as_json(), "vagrant": self._vagrant()}, mode=0o600
+        )
+        namespace.create(self.plan, self.log)
+
+    def _write_box(self) -> None:
+        """A Vagrant box whose template only stacks layers: nothing is copied per node."""
+        with tarfile.open(self.directory / "stacklab.box", "w") as box:
+            for path in (_DATA / "lxc-config", _DATA / "lxc-template"):
+                box.add(path, path.name)
+            for name, content in (
+                ("metadata.json", json.dumps({"provider": "lxc", "version": "1.0.0"}).encode()),
+                ("rootfs.tar.gz", gzip.compress(b"")),  # vagrant-lxc insists on one
+            ):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                box.addfile(member, io.BytesIO(content))
+
+    def _vagrant(self) -> dict[str, Any]:
+        """All that the Vagrantfile needs, so that nothing is computed there."""
+        return {
+            "lab": self.plan.lab,
+            "box": f"stacklab/{self.golden.name}",
+            "box_url": f"file://{self.directory}/stacklab.box",
+            "private_key": str(self.directory / "ssh" / "id_ed25519"),
+            "enter": self._enter(),
+            "environment": {
+                "VAGRANT_HOME": str(self.directory / "vagrant" / "home"),
+                "VAGRANT_DOTFILE_PATH": str(self.directory / "vagrant" / "state"),
+                "VAGRANT_DEFAULT_PROVIDER": "lxc",
+                "STACKLAB_LAB": self.plan.lab,
+            },
+            "nodes": [
+                {"name": node.name, "address": node.management, "customize": self._customize(node)}
+                for node in self.plan.topology.nodes
+            ],
+        }
+
+    def _customize(self, node: Node) -> list[list[str]]:
+        management = self.plan.topology.management
+        prefix = ip_network(management.cidr).prefixlen
+        pairs: list[list[str]] = []
+        for number, (interface, bridge) in enumerate(zip(("eth0", "eth1", "eth2"), namespace.BRIDGES, strict=True)):
+            net = f"net.{number}"
+            pairs += [
+                [f"{net}.type", "veth"],
+                [f"{net}.link", bridge],
+                [f"{net}.name", interface],
+                [f"{net}.flags", "up"],
+                [f"{net}.hwaddr", seed.mac(self.plan, node, interface)],
+            ]
+            if interface == "eth0":
+                # Packstack wants a default route, even for its --version.
+                pairs += [
+                    [f"{net}.ipv4.address", f"{node.management}/{prefix}"],
+                    [f"{net}.ipv4.gateway", management.host],
+                ]
+        return pairs
+
+    def destroy(self) -> None:
+        """Remove the containers, their layers and the namespace."""
+        self.kill()
+        namespace.delete(self.plan)
+
+    # -- running -----------------------------------------------------------------------
+
+    def _enter(self) -> list[str]:
+        return [str(_IN_NAMESPACE), self.plan.namespace, str(self._etc)]
+
+    def _lxc(self, command: str, node: Node, *args: str, check: bool = True, timeout: float = 120) -> str:
+        argv = [*self._enter(), command, "-n", node.name, *args]
+        return run(argv, log=self.log, check=check, timeout=timeout).output
+
+    def _each(self, command: str, *args: str, check: bool = True, timeout: float = 120) -> None:
+        with ThreadPoolExecutor(len(self.plan.topology.nodes)) as pool:
+            list(
+                pool.map(
+                    lambda node: self._lxc(command, node, *args, check=check, timeout=timeout),
+                    self.plan.topology.nodes,
+                )
+            )
+
+    def exists(self) -> bool:
+        """Whether all nodes were made (running or not)."""
+        return self._state.is_file() and all(
+            (self.directory / "lxc" / node.name / "config").is_file() for node in self.plan.topology.nodes
+        )
+
+    def running(self) -> dict[str, bool]:
+        """Which nodes run, by name."""
+        if not self.exists() or not namespace.path(self.plan).exists():
+            return dict.fromkeys((node.name for node in self.plan.topology.nodes), False)
+        listed = run(
+            [*self._enter(), "lxc-ls", "--fancy", "--fancy-format", "NAME,STATE"], check=False, merge_stderr=False
+        ).output
+        states = dict(line.split()[:2] for line in listed.splitlines() if len(line.split()) >= 2)
+        return {node.name: states.get(node.name) == "RUNNING" for node in self.plan.topology.nodes}
+
+    def start(self) -> None:
+        """Boot all nodes at once."""
+        namespace.create(self.plan, self.log)
+        self._apply_layers()
+        up = self.running()
+        with ThreadPoolExecutor(len(up)) as pool:
+            stopped = [node for node in self.plan.topology.nodes if not up[node.name]]
+            list(pool.map(lambda node: self._lxc("lxc-start", node), stopped))
+
+    def stop(self) -> None:
+        """Shut all nodes down cleanly, at once; after 90 seconds they are killed."""
+        self._each("lxc-stop", "--timeout", "90", check=False, timeout=180)
+
+    def kill(self) -> None:
+        """Stop all nodes at once without asking them."""
+        if not self._etc.is_dir() or not namespace.path(self.plan).exists():
+            return
+        up = self.running()
+        for node in self.plan.topology.nodes:
+            if up[node.name]:
+                self._lxc("lxc-stop", node, "--kill", check=False)
+
+    # -- layers ------------------------------------------------------------------------
+
+    def _layer(self, name: str, node: Node) -> Path:
+        return self.directory / "layers" / name / node.name / "upper"
+
+    def _set_layers(self, base: list[str], upper: str) -> None:
+        """Choose the stack of layers; written at once, so a kill leaves the old or the new."""
+        for node in self.plan.topology.nodes:
+            self._layer(upper, node).mkdir(parents=True)
+        files.write_json(self._state, {"base": base, "upper": upper})
+        self._apply_layers()
+
+    def _apply_layers(self) -> None:
+        state = files.read_json(self._state)
+        for node in self.plan.topology.nodes:
+            stack = [*(str(self._layer(name, node)) for name in state["base"]), str(self.golden.rootfs)]
+            value = ":".join(["overlay", *stack, str(self._layer(state["upper"], node))])
+            files.write(self.directory / "rootfs" / node.name, value)
+            config = self.directory / "lxc" / node.name / "config"
+            if config.is_file():
+                lines = config.read_text(encoding="utf-8").splitlines()
+                lines = [
+                    f"lxc.rootfs.path = {value}" if line.startswith("lxc.rootfs.path") else line for line in lines
+                ]
+                files.write(config, "\n".join(lines) + "\n")
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        try:
+            self._each("lxc-freeze", timeout=60)
+            yield
+        finally:
+            self._each("lxc-unfreeze", check=False, timeout=60)
+
+    def capture(self) -> dict[str, Any]:
+        """Copy the writable layers of all nodes at one moment, the nodes frozen meanwhile.
+
+        What the copy holds is what a power cut at that moment would have left, and more:
+        everything written, synced or not. Databases recover from that when they start.
+        Nothing is stopped. Returns what `revert` needs.
+        """
+        state = files.read_json(self._state)
+        name = uuid.uuid4().hex[:12]
+        partial = self.directory / "layers" / f".part-{name}"
+        up = any(self.running().values())
+        with self._frozen() if up else _nothing():
+            for node in self.plan.topology.nodes:
+                target = partial / node.name
+                target.mkdir(parents=True)
+                run(["cp", "-a", "--reflink=auto", self._layer(state["upper"], node), target / "upper"], timeout=600)
+        partial.rename(self.directory / "layers" / name)
+        return {"layers": [name, *state["base"]]}
+
+    def revert(self, payload: dict[str, Any]) -> None:
+        """Put all nodes back to what `capture` returned `payload` for; they are stopped after."""
+        self.kill()
+        self._set_layers(list(payload["layers"]), uuid.uuid4().hex[:12])
+
+    def prune(self, kept: list[dict[str, Any]]) -> None:
+        """Remove the layers that neither the running nodes nor the snapshots `kept` need."""
+        state = files.read_json(self._state) or {"base": [], "upper": ""}
+        needed = {state["upper"], *state["base"], *(name for payload in kept for name in payload["layers"])}
+        for path in (self.directory / "layers").glob("*"):
+            if path.name not in needed:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

@@ -1,0 +1,167 @@
+"""What a node gets before it boots for the first time: names, keys, networks, clock.
+
+A seed is a tree of files, laid over the golden image. Nothing of it is in the image:
+keys and identities are drawn once per lab.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from ipaddress import ip_network
+from pathlib import Path
+
+from stacklab import files, releases
+from stacklab.model import Node
+from stacklab.plan import Plan
+from stacklab.run import run
+
+_SHARED = releases.DATA / "seed"
+
+
+def write(plan: Plan) -> None:
+    """Write the seeds of all nodes below the lab's directory, and the lab's ssh configuration.
+
+    Keys and machine ids are drawn once and kept; the rest follows the plan.
+    """
+    _keys(plan)
+    known = _known_hosts(plan)
+    for node in plan.topology.nodes:
+        root = plan.directory / "seed" / node.name
+        identity = _machine_id(plan, node)
+        if root.exists():
+            shutil.rmtree(root)
+        for name, (text, mode) in _files(plan, node, identity, known).items():
+            files.write(root / name, text, mode)
+        (root / "root").chmod(0o700)
+        (root / "root/.ssh").chmod(0o700)
+        for unit in _units(plan):
+            link = root / "etc/systemd/system/multi-user.target.wants" / unit
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(_unit_path(unit))
+    files.write(plan.directory / "ssh_config", ssh_config(plan), 0o600)
+    files.write(plan.directory / "ssh" / "known_hosts", known, 0o600)
+
+
+def _keys(plan: Plan) -> None:
+    keys = plan.directory / "ssh"
+    keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in ("id_ed25519", *(f"host_{node.name}" for node in plan.topology.nodes)):
+        if not (keys / f"{name}.pub").is_file():
+            (keys / name).unlink(missing_ok=True)
+            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"stacklab {plan.lab}", "-f", keys / name])
+
+
+def _machine_id(plan: Plan, node: Node) -> str:
+    path = plan.directory / "seed" / f"{node.name}.machine-id"
+    if not path.is_file():
+        files.write(path, uuid.uuid4().hex + "\n")
+    return path.read_text(encoding="utf-8")
+
+
+def _known_hosts(plan: Plan) -> str:
+    lines = []
+    for node in plan.topology.nodes:
+        kind, key, *_ = (plan.directory / "ssh" / f"host_{node.name}.pub").read_text(encoding="utf-8").split()
+        lines.append(f"{node.name},{node.fqdn},{node.management} {kind} {key}\n")
+    return "".join(lines)
+
+
+def hosts(plan: Plan) -> str:
+    """/etc/hosts: every node by its full name, on the management network."""
+    lines = ["127.0.0.1 localhost"]
+    lines += [f"{node.management} {node.fqdn} {node.name}" for node in plan.topology.nodes]
+    return "\n".join(lines) + "\n"
+
+
+def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple[str, int]]:
+    keys = plan.directory / "ssh"
+    public = (keys / "id_ed25519.pub").read_text(encoding="utf-8")
+    seed = {
+        "etc/hostname": (node.fqdn + "\n", 0o644),
+        "etc/machine-id": (identity, 0o444),
+        "etc/hosts": (hosts(plan), 0o644),
+        "etc/resolv.conf": ("# no name server: every name a node needs is in /etc/hosts\n", 0o644),
+        "etc/ssh/ssh_known_hosts": (known, 0o644),
+        "etc/ssh/ssh_host_ed25519_key": ((keys / f"host_{node.name}").read_text(encoding="utf-8"), 0o600),
+        "etc/ssh/ssh_host_ed25519_key.pub": ((keys / f"host_{node.name}.pub").read_text(encoding="utf-8"), 0o644),
+        "etc/ssh/sshd_config.d/10-stacklab.conf": (
+            "HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\nUseDNS no\n",
+            0o644,
+        ),
+        "etc/chrony/chrony.conf": (_chrony(plan, node), 0o644),
+        "root/.ssh/authorized_keys": (public, 0o600),
+        "etc/puppet/code/environments/production/data/node.yaml": (_hiera(plan), 0o644),
+    }
+    if "controller" in node.roles:
+        # Packstack, on the controller, reaches every node as root.
+        seed["root/.ssh/id_ed25519"] = ((keys / "id_ed25519").read_text(encoding="utf-8"), 0o600)
+        seed["root/.ssh/id_ed25519.pub"] = (public, 0o644)
+    prefix = ip_network(plan.topology.tunnel.cidr).prefixlen
+    name = plan.tunnel_interface
+    network = (_SHARED / "tunnel.network").read_text(encoding="utf-8")
+    seed[f"etc/systemd/network/30-{name}.network"] = (
+        network.replace("@NAME@", name).replace("@ADDRESS@", f"{node.tunnel}/{prefix}"),
+        0o644,
+    )
+    if plan.datapath == "netdev":
+        unit = (_SHARED / "stacklab-tunnel.service").read_text(encoding="utf-8")
+        seed["etc/systemd/system/stacklab-tunnel.service"] = (unit.replace("@NAME@", name), 0o644)
+    return seed
+
+
+def _units(plan: Plan) -> tuple[str, ...]:
+    if plan.datapath == "netdev":
+        return ("openvswitch-switch.service", "stacklab-tunnel.service")
+    return ()
+
+
+def _unit_path(unit: str) -> str:
+    place = "/etc/systemd/system" if unit.startswith("stacklab-") else "/lib/systemd/system"
+    return f"{place}/{unit}"
+
+
+def _chrony(plan: Plan, node: Node) -> str:
+    controller = plan.topology.controller
+    lines = ["driftfile /var/lib/chrony/chrony.drift", "rtcsync", "makestep 1 3"]
+    if node == controller:
+        lines += ["# the lab's own time, good enough for all its nodes to agree", "local stratum 8"]
+        lines += [f"allow {plan.topology.management.cidr}"]
+    else:
+        lines += [f"server {controller.management} iburst minpoll 2 maxpoll 6"]
+    return "\n".join(lines) + "\n"
+
+
+def _hiera(plan: Plan) -> str:
+    if plan.datapath == "netdev":
+        return "---\nneutron::agents::ml2::ovs::datapath_type: netdev\n"
+    return "---\n{}\n"
+
+
+def mac(plan: Plan, node: Node, interface: str) -> str:
+    """A stable, locally administered MAC address for one interface of one node."""
+    octets = hashlib.sha256(f"{plan.lab}/{node.name}/{interface}".encode()).digest()
+    return "02:" + ":".join(f"{octet:02x}" for octet in octets[:5])
+
+
+def ssh_config(plan: Plan) -> str:
+    """An ssh configuration that reaches the nodes from anywhere on this host."""
+    directory = plan.directory
+    lines = []
+    for node in plan.topology.nodes:
+        lines += [
+            f"Host {node.name} {node.fqdn} {node.management}",
+            f"  HostName {node.management}",
+            "  User root",
+            f"  IdentityFile {directory}/ssh/id_ed25519",
+            "  IdentitiesOnly yes",
+            f"  UserKnownHostsFile {directory}/ssh/known_hosts",
+            "  StrictHostKeyChecking yes",
+            "  ConnectTimeout 5",
+            "  ServerAliveInterval 15",
+            "  LogLevel ERROR",
+            f"  ProxyCommand nsenter --net=/run/netns/{plan.namespace} nc %h %p",
+        ]
+    return "\n".join(lines) + "\n"
+

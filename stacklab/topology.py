@@ -1,0 +1,537 @@
+"""Topology files: read once, checked whole, handed on as frozen plain values.
+
+Every check notes its problem and goes on, so that a user sees all of them at once. A value that
+failed its own check is left out of the later ones: one mistake, one message.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stacklab.errors import InvalidInput, Problem
+from stacklab.model import ROLES, Network, Node, ProviderNetwork, TenantNetwork, Topology
+
+# Of each of these, the first is the default.
+PROVIDERS = ("auto", "lxc")
+DISTRIBUTIONS = ("auto", "debian-12")
+RELEASES = ("auto", "zed")
+NETWORK_AGENTS = ("openvswitch",)
+
+# Each service with the services that it cannot work without.
+SERVICES: dict[str, tuple[str, ...]] = {
+    "keystone": (),
+    "glance": ("keystone",),
+    "placement": ("keystone",),
+    "nova": ("keystone", "glance", "placement", "neutron"),
+    "neutron": ("keystone",),
+    "horizon": ("keystone",),
+}
+
+# Each network with its default and its own keys, of which the first is an address: the network's first.
+_NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "management": ("10.0.0.0/24", ("host",)),
+    "tunnel": ("10.0.1.0/24", ("host",)),
+    "provider": ("203.0.113.0/24", ("gateway", "pool")),
+    "tenant": ("172.16.1.0/24", ("gateway",)),
+}
+
+_TOP_KEYS = (
+    *("name", "description", "distribution", "release", "provider", "domain"),
+    *("networks", "nodes", "services", "network_agent", "answers"),
+)
+_TOP_REQUIRED = {
+    "name": "give the lab a name, such as two-node",
+    "nodes": "describe the nodes, such as controller: {roles: [controller, network], management: 10.0.0.11}",
+}
+_NODE_KEYS = ("roles", "count", "management", "cpus", "memory", "disk")
+_NODE_REQUIRED = {
+    "roles": f"give a list of {', '.join(ROLES)}",
+    "management": "give an address of the management network, such as 10.0.0.31",
+}
+
+# What stacklab writes into the answer file itself; an override would let the lab and its plan disagree.
+_OWN_ANSWERS = (
+    (("_PW", "_PASSWORD", "_TOKEN"), "holds a secret, and stacklab makes those for each lab: leave it out"),
+    (("_HOST", "_HOSTS"), "places a service on a host, which the roles of the nodes decide: change those"),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its surprises: 1.10, 010, 12:30 and 2024-01-01 stay the text that was written."""
+
+
+_TAG = "tag:yaml.org,2002:"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in rules if tag in (f"{_TAG}bool", f"{_TAG}null", f"{_TAG}merge")]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(f"{_TAG}int", re.compile(r"(?:0|-?[1-9][0-9]*)\Z"), list("-0123456789"))
+
+
+def available(directory: Path) -> list[Path]:
+    """The topology files of a directory, sorted by name; empty when there is no such directory."""
+    return sorted(directory.glob("*.yaml"))
+
+
+def load(path_or_name: str, directory: Path) -> Topology:
+    """Read a topology: `directory`/NAME.yaml for a bare name, else the file at that path.
+
+    Raises InvalidInput when there is no such file, when it cannot be read, and for all that is wrong in it.
+    """
+    path = Path(path_or_name)
+    if path.name == path_or_name and path.suffix not in (".yaml", ".yml"):
+        path = directory / f"{path_or_name}.yaml"
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError as error:
+        raise InvalidInput([_no_such(path_or_name, directory)]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error.reason
+        message = f"cannot be read, {cause}: give a readable file in UTF-8"
+        raise InvalidInput([Problem(str(path), "", message)]) from error
+
+
+def parse(text: str, file: str) -> Topology:
+    """Check the text of a topology file, `file` for messages. Raises InvalidInput with all its problems."""
+    check = _Checker(file)
+    top = check.mapping("", _read(check, text), _TOP_KEYS, _TOP_REQUIRED)
+    domain = check.domain("domain", top.get("domain", "lab.test"))
+    networks = _networks(check, top.get("networks"))
+    at = networks.text
+    topology = Topology(
+        name=check.hostname("name", top.get("name"), 24),
+        description=check.text("description", top.get("description", "")),
+        file=file,
+        domain=domain,
+        provider=check.choice(top, "provider", PROVIDERS),
+        distribution=check.choice(top, "distribution", DISTRIBUTIONS),
+        release=check.choice(top, "release", RELEASES),
+        management=Network(at("management"), at("management.host")),
+        provider_network=ProviderNetwork(
+            at("provider"), at("provider.gateway"), at("pool.start"), at("pool.end")
+        ),
+        tenant=TenantNetwork(at("tenant"), at("tenant.gateway")),
+        tunnel=Network(at("tunnel"), at("tunnel.host")),
+        nodes=_nodes(check, top.get("nodes"), networks, domain),
+        services=_services(check, top.get("services", list(SERVICES))),
+        network_agent=check.choice(top, "network_agent", NETWORK_AGENTS),
+        answers=_answers(check, top.get("answers")),
+    )
+    if check.problems:
+        raise InvalidInput(check.problems)
+    return topology
+
+
+@dataclass
+class _Checker:
+    """Collects problems. A method whose check fails notes it and returns something empty of the same type."""
+
+    file: str
+    problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, path: str, message: str) -> None:
+        self.problems.append(Problem(self.file, path, message))
+
+    def mapping(
+        self, path: str, value: Any, known: Iterable[str] = (), required: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The items of a mapping. With `known` keys, a key without a value counts as left out."""
+        if value is None and path:
+            value = {}
+        if not isinstance(value, dict):
+            shown = "an empty file" if value is None else _show(value)
+            self.problem(path, f"{shown} is not a mapping: write keys and values, such as 'key: value'")
+            return {}
+        known, unknown, items = tuple(known), [], {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                self.problem(path, f"the key {_show(key)} is not text: put it in quotes")
+            elif known and key not in known:
+                self.problem(_join(path, key), _unknown("key", key, known))
+                unknown.append(key)
+            elif not known or item is not None:
+                items[key] = item
+        for key, advice in (required or {}).items():
+            # A misspelt key was reported already; that it is missing too would be the same mistake again.
+            if key not in items and not difflib.get_close_matches(key, unknown, cutoff=0.5):
+                self.problem(_join(path, key), f"'{key}' is missing: {advice}")
+        return items
+
+    def text(self, path: str, value: Any) -> str:
+        if isinstance(value, str):
+            return value.strip()
+        self.problem(path, f"{_show(value)} is not text: write a line of text, in quotes if need be")
+        return ""
+
+    def choice(self, top: Mapping[str, Any], key: str, known: tuple[str, ...]) -> str:
+        """One of the known names; the first is the default."""
+        value = top.get(key, known[0])
+        if not isinstance(value, str) or value not in known:
+            self.problem(key, _unknown(key.replace("_", " "), value, known))
+        return str(value)
+
+    def choices(self, path: str, value: Any, known: Iterable[str], kind: str) -> tuple[str, ...]:
+        """A list of known names; empty when anything is wrong with it."""
+        if not isinstance(value, list) or not value:
+            shown = "an empty list" if value == [] else f"{_show(value)} is not a list"
+            self.problem(path, f"{shown}: write a list in brackets, of {', '.join(known)}")
+            return ()
+        before = len(self.problems)
+        for index, item in enumerate(value):
+            if not isinstance(item, str) or item not in known:
+                self.problem(path, _unknown(kind, item, known))
+            elif item in value[:index]:
+                self.problem(path, f"'{item}' is there more than once: name it once")
+        return tuple(value) if len(self.problems) == before else ()
+
+    def hostname(self, path: str, value: Any, longest: int) -> str:
+        sound = isinstance(value, str) and re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", value)
+        if value is not None and not (sound and len(value) <= longest):
+            rule = f"lowercase letters, digits and inner dashes, a letter first, at most {longest} characters"
+            self.problem(path, f"{_show(value)} is not a valid name: take {rule}")
+        return str(value)
+
+    def domain(self, path: str, value: Any) -> str:
+        # Linux allows 64 characters for a host name; a node's own name may take 30 of them.
+        label = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+        if not (isinstance(value, str) and len(value) <= 32 and re.fullmatch(rf"{label}(\.{label})*", value)):
+            rule = "lowercase letters, digits and inner dashes between dots, at most 32 characters"
+            self.problem(path, f"{_show(value)} is not a valid domain: take {rule}, such as lab.test")
+        return str(value)
+
+    def integer(self, path: str, value: Any, least: int, most: int) -> int:
+        # YAML's true is an int to Python.
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        self.problem(path, f"{_show(value)} is not possible: take a whole number from {least} to {most}")
+        return least
+
+    def size(self, path: str, value: Any, least: int) -> int:
+        """A size in MiB; `least` in GiB. GB means GiB, as it does for the memory of a machine."""
+        match = re.fullmatch(r"([0-9]{1,9}) *([MG])i?B", value) if isinstance(value, str) else None
+        if match:
+            mebibytes = int(match[1]) * (1024 if match[2] == "G" else 1)
+            if mebibytes < least * 1024:
+                self.problem(path, f"{_show(value)} is too small: take {least} GB or more")
+            return max(mebibytes, least * 1024)
+        if not isinstance(value, bool) and re.fullmatch("[0-9]{1,9}", str(value)):
+            self.problem(path, f"{_show(value)} has no unit: say {value} GB or {value} GiB")
+        else:
+            self.problem(path, f"{_show(value)} is not a size: say a whole number of MB or GB, such as 8 GB")
+        return 0
+
+    def network(self, path: str, value: Any) -> IPv4Network | None:
+        try:
+            if not isinstance(value, str) or "/" not in value:
+                raise ValueError
+            network = ip_network(value, strict=False)
+        except ValueError:
+            self.problem(path, f"{_show(value)} is not a network: write it such as 10.0.0.0/24")
+            return None
+        if isinstance(network, IPv6Network):
+            self.problem(path, f"{value} is IPv6: take an IPv4 network, such as 10.0.0.0/24")
+            return None
+        wrong = ""
+        if value.split("/")[0] != str(network.network_address):
+            wrong = f"has host bits set: {network} was probably meant"
+        elif not 8 <= network.prefixlen <= 28:
+            size = "small" if network.prefixlen > 28 else "large"
+            wrong = f"is too {size}: take a prefix from /8 to /28, such as /24"
+        elif network.is_loopback or network.is_multicast or network.is_link_local or network.is_reserved:
+            wrong = "has a special purpose: take a private network, such as 10.0.0.0/24"
+        if wrong:
+            self.problem(path, f"{value} {wrong}")
+        return None if wrong else network
+
+    def address(self, path: str, value: Any, network: IPv4Network | None) -> IPv4Address | None:
+        """A host's address. None also when its network is not known, since nothing can be checked then."""
+        try:
+            if not isinstance(value, str):
+                raise ValueError
+            address = IPv4Address(value)
+        except ValueError:
+            self.problem(path, f"{_show(value)} is not an IPv4 address: write it such as 10.0.0.11")
+            return None
+        if network is None:
+            return None
+        wrong = ""
+        if address not in network:
+            wrong = f"is not in {network}: take an address of that network"
+        elif address in (network[0], network[-1]):
+            kind = "network" if address == network[0] else "broadcast"
+            wrong = f"is the {kind} address of {network}: take one from {network[1]} to {network[-2]}"
+        if wrong:
+            self.problem(path, f"{address} {wrong}")
+        return None if wrong else address
+
+
+@dataclass
+class _Networks:
+    """What is sound of the networks; addresses by names such as `management.host` and `pool.start`."""
+
+    cidr: dict[str, IPv4Network] = field(default_factory=dict)
+    address: dict[str, IPv4Address] = field(default_factory=dict)
+
+    def text(self, key: str) -> str:
+        return str(self.cidr[key] if key in self.cidr else self.address.get(key, ""))
+
+
+def _networks(check: _Checker, value: Any) -> _Networks:
+    networks = _Networks()
+    given = check.mapping("networks", value, _NETWORKS)
+    for name, (default, keys) in _NETWORKS.items():
+        path = f"networks.{name}"
+        spec = check.mapping(path, given.get(name), ("cidr", *keys))
+        network = check.network(f"{path}.cidr", spec.get("cidr", default))
+        if network is not None:
+            networks.cidr[name] = network
+            spec.setdefault(keys[0], str(network.network_address + 1))
+        if keys[0] in spec:
+            address = check.address(f"{path}.{keys[0]}", spec[keys[0]], network)
+            if address is not None:
+                networks.address[f"{name}.{keys[0]}"] = address
+        if "pool" in keys:
+            _pool(check, f"{path}.pool", spec.get("pool"), networks)
+    for (one, network), (other, later) in combinations(networks.cidr.items(), 2):
+        if network.overlaps(later):
+            message = f"{later} overlaps networks.{one}, which is {network}: change one of them"
+            check.problem(f"networks.{other}.cidr", message)
+    return networks
+
+
+def _pool(check: _Checker, path: str, value: Any, networks: _Networks) -> None:
+    """Floating IPs: by default .101 to .250 of a /24 or larger network, the upper half of a smaller one."""
+    network, gateway = networks.cidr.get("provider"), networks.address.get("provider.gateway")
+    if value is None and network is not None:
+        count = network.num_addresses
+        first, last = (101, 250) if count >= 256 else (count // 2, count - 2)
+        value = f"{network[first]}-{network[last]}"
+    if value is None:
+        return
+    ends = value.split("-") if isinstance(value, str) else []
+    if len(ends) != 2:
+        check.problem(path, f"{_show(value)} is not a range: write it such as 203.0.113.101-203.0.113.250")
+        return
+    start, end = (check.address(path, part.strip(), network) for part in ends)
+    if start is None or end is None:
+        return
+    if start > end:
+        check.problem(path, f"{value} is backwards: write {end}-{start}")
+    elif gateway is not None and start <= gateway <= end:
+        check.problem(path, f"{value} contains the gateway {gateway}: leave the gateway out of the pool")
+    networks.address |= {"pool.start": start, "pool.end": end}
+
+
+def _nodes(check: _Checker, value: Any, networks: _Networks, domain: str) -> tuple[Node, ...]:
+    groups = check.mapping("nodes", value)
+    if value == {}:
+        check.problem("nodes", f"there are none: {_TOP_REQUIRED['nodes']}")
+    names: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    nodes: list[Node] = []
+    for name, spec in groups.items():
+        group = _group(check, name, spec, networks, domain)
+        path = _join("nodes", name)
+        # Two overlapping ranges are one mistake, however many addresses they share.
+        if (twin := next((node for node in group if node.name in names), None)) is not None:
+            whose = names[twin.name]
+            check.problem(path, f"its '{twin.name}' exists already, from {whose}: rename one of them")
+        if (node := next((node for node in group if node.management in taken), None)) is not None:
+            whose = taken[node.management]
+            message = f"{node.management} is {whose}'s already: take a free address"
+            check.problem(f"{path}.management", message)
+        names |= {node.name: path for node in group}
+        taken |= {node.management: node.name for node in group if node.management}
+        nodes += group
+    _roles(check, nodes)
+    return tuple(nodes)
+
+
+def _roles(check: _Checker, nodes: list[Node]) -> None:
+    """The totals of a lab, unless a node's own roles are in doubt, which would make them wrong."""
+    if not nodes or not all(node.roles for node in nodes):
+        return
+    controllers = [node.name for node in nodes if "controller" in node.roles]
+    if len(controllers) != 1:
+        several = f"{', '.join(controllers)} have the role controller"
+        shown = several if controllers else "no node has the role controller"
+        check.problem("nodes", f"{shown}: give it to exactly one")
+    for role in ("network", "compute"):
+        if not any(role in node.roles for node in nodes):
+            check.problem("nodes", f"no node has the role {role}: give it to at least one")
+
+
+def _group(check: _Checker, name: str, value: Any, networks: _Networks, domain: str) -> list[Node]:
+    """The nodes that one entry stands for; their addresses are empty when they could not be worked out."""
+    path = _join("nodes", name)
+    spec = check.mapping(path, value, _NODE_KEYS, _NODE_REQUIRED)
+    roles = check.choices(f"{path}.roles", spec["roles"], ROLES, "role") if "roles" in spec else ()
+    names = [name]
+    if "count" in spec:
+        names = [f"{name}{i + 1}" for i in range(check.integer(f"{path}.count", spec["count"], 1, 50))]
+    check.hostname(path, names[-1], 30)
+    large = "controller" in roles
+    cpus = check.integer(f"{path}.cpus", spec.get("cpus", 2), 1, 64)
+    memory = check.size(f"{path}.memory", spec.get("memory", "8 GB" if large else "4 GB"), 1)
+    disk = check.size(f"{path}.disk", spec.get("disk", "60 GB" if large else "40 GB"), 10)
+    if disk % 1024:
+        message = f"'{spec['disk']}' is not a whole number of GB: say {disk // 1024 + 1} GB"
+        check.problem(f"{path}.disk", message)
+    pairs = [("", "")] * len(names)
+    if "management" in spec:
+        pairs = _addresses(check, f"{path}.management", spec["management"], len(names), networks) or pairs
+    return [
+        Node(each, f"{each}.{domain}", roles, management, tunnel, cpus, memory, disk // 1024)
+        for each, (management, tunnel) in zip(names, pairs, strict=True)
+    ]
+
+
+def _addresses(
+    check: _Checker, path: str, value: Any, count: int, networks: _Networks
+) -> list[tuple[str, str]]:
+    """`count` consecutive management addresses, each with the tunnel address of the same host number."""
+    network, tunnel = networks.cidr.get("management"), networks.cidr.get("tunnel")
+    first = check.address(path, value, network)
+    if network is None or first is None:
+        return []
+    if first + (count - 1) >= network.broadcast_address:
+        reach = f"{count} nodes from {first} reach {first + (count - 1)}, past the last address of {network}"
+        fits = count <= network.num_addresses - 2
+        advice = f"start at {network.broadcast_address - count} or below" if fits else "take a larger network"
+        check.problem(path, f"{reach}: {advice}")
+        return []
+    addresses = [first + i for i in range(count)]
+    host = networks.address.get("management.host")
+    if host in addresses:
+        check.problem(path, f"{host} is the lab host's own (networks.management.host): take a free address")
+    numbers = [int(address) - int(network.network_address) for address in addresses]
+    tunnels = [""] * count
+    if tunnel is not None and numbers[-1] >= tunnel.num_addresses - 1:
+        high = (
+            f"{addresses[-1]} has host number {numbers[-1]}, too high for networks.tunnel, which is {tunnel}"
+        )
+        check.problem(path, f"{high}: take a lower address or a larger tunnel network")
+    elif tunnel is not None:
+        tunnels = [str(tunnel[number]) for number in numbers]
+        own = networks.text("tunnel.host")
+        if own in tunnels and host not in addresses:
+            clash = f"the tunnel address would be {own}, the lab host's own (networks.tunnel.host)"
+            check.problem(path, f"{clash}: change one of them")
+    return list(zip(map(str, addresses), tunnels, strict=True))
+
+
+def _services(check: _Checker, value: Any) -> tuple[str, ...]:
+    services = check.choices("services", value, SERVICES, "service")
+    if services and "keystone" not in services:
+        check.problem("services", "'keystone' is missing: add it, every other service needs it")
+    for service in services:
+        missing = [need for need in SERVICES[service] if need not in (*services, "keystone")]
+        if missing:
+            check.problem("services", f"'{service}' needs {', '.join(missing)}: add what is missing")
+    return services
+
+
+def _answers(check: _Checker, value: Any) -> dict[str, str]:
+    answers: dict[str, str] = {}
+    for key, item in check.mapping("answers", value).items():
+        path = _join("answers", key)
+        owned = next((reason for ends, reason in _OWN_ANSWERS if key.endswith(ends)), None)
+        if not re.fullmatch("CONFIG_[A-Z0-9_]+", key):
+            check.problem(
+                path, f"{_show(key)} is no key of an answer file: write it such as CONFIG_NTP_SERVERS"
+            )
+        elif owned:
+            check.problem(path, f"'{key}' {owned}")
+        elif not isinstance(item, str | int | float):
+            check.problem(
+                path, f"{_show(item)} is not a single value: write text or a number, or '' for none"
+            )
+        elif isinstance(item, str) and not item.isprintable():
+            check.problem(path, f"{_show(item)} does not fit on a line of the answer file: write one line")
+        else:
+            # Packstack says y and n where YAML says true and false.
+            answers[key] = ("y" if item else "n") if isinstance(item, bool) else str(item)
+    return answers
+
+
+def _read(check: _Checker, text: str) -> Any:
+    """The file's plain values. Notes duplicate keys; raises InvalidInput where the file is not YAML."""
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        _find_duplicates(check, root)
+        return None if root is None else loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{check.file}:{mark.line + 1}" if mark else check.file
+        cause = " ".join((error.problem or error.context or "").split())
+    except yaml.YAMLError as error:
+        where, cause = check.file, " ".join(str(error).split())
+    except RecursionError:
+        where, cause = check.file, "it is nested too deeply"
+    except (ValueError, LookupError, AttributeError):
+        # What PyYAML lets through for a value that is not of its explicit tag, such as `!!int x`.
+        where, cause = check.file, "a value does not fit its !!tag, or is far too long"
+    message = f"not valid YAML, {cause}: look for wrong indentation, quotes, brackets or colons there"
+    raise InvalidInput([Problem(where, "", message)])
+
+
+def _find_duplicates(check: _Checker, root: yaml.Node | None) -> None:
+    """PyYAML keeps the last of equal keys in silence, so that half of a file could go unread."""
+    waiting, seen = [("", root)], set()
+    while waiting:
+        path, node = waiting.pop()
+        if node is None or id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        lines: dict[str, int] = {}
+        inner: list[tuple[str, yaml.Node | None]] = []
+        for key, item in node.value if isinstance(node, yaml.MappingNode) else ():
+            name, line = str(key.value), key.start_mark.line + 1
+            inner.append((_join(path, name), item))
+            if isinstance(key, yaml.ScalarNode) and name in lines:
+                message = f"'{name}' is there twice, on lines {lines[name]} and {line}: keep one"
+                check.problem(_join(path, name), message)
+            lines[name] = line
+        if isinstance(node, yaml.SequenceNode):
+            inner = [(path, item) for item in node.value]
+        waiting += reversed(inner)
+
+
+def _no_such(name: str, directory: Path) -> Problem:
+    names = [path.stem for path in available(directory)]
+    close = difflib.get_close_matches(Path(name).stem, names, n=len(names) or 1, cutoff=0.5)
+    listed = ", ".join([*close, *(other for other in names if other not in close)]) or "none yet"
+    message = f"there is no topology {_show(name)}: give the path of a file or a name ({listed})"
+    return Problem(str(directory), "", message)
+
+
+def _unknown(kind: str, value: Any, known: Iterable[str]) -> str:
+    known = tuple(known)
+    close = difflib.get_close_matches(value, known, n=1, cutoff=0.5) if isinstance(value, str) else []
+    advice = f"did you mean '{close[0]}'? " if close else ""
+    return f"unknown {kind} {_show(value)}: {advice}known: {', '.join(known)}"
+
+
+def _join(path: str, key: str) -> str:
+    key = key if re.fullmatch(r"[\w-]{1,60}", key) else _show(key)
+    return f"{path}.{key}" if path else key
+
+
+def _show(value: Any) -> str:
+    """A value for a message: short and on one line, whatever it is; as YAML would have it, not Python."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a mapping"
+    text = repr(value) if isinstance(value, str) else str(value).lower()
+    return text if len(text) <= 60 else f"{text[:56]}...'"

@@ -1,0 +1,319 @@
+"""The answer file: what a topology becomes, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from stacklab import answers
+from stacklab.errors import InvalidInput, LabError
+from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
+
+VERSION = "21.0.1"
+FILE = "topologies/two-node.yaml"
+
+
+def node(name: str, roles: tuple[str, ...], last: int) -> Node:
+    return Node(name, f"{name}.lab.test", roles, f"10.0.0.{last}", f"10.0.1.{last}", 2, 4096, 20)
+
+
+TWO_NODE = Topology(
+    name="two-node",
+    description="",
+    file=FILE,
+    domain="lab.test",
+    provider="auto",
+    distribution="auto",
+    release="auto",
+    management=Network("10.0.0.0/24", "10.0.0.1"),
+    provider_network=ProviderNetwork("203.0.113.0/24", "203.0.113.1", "203.0.113.101", "203.0.113.250"),
+    tenant=TenantNetwork("172.16.1.0/24", "172.16.1.1"),
+    tunnel=Network("10.0.1.0/24", "10.0.1.1"),
+    nodes=(node("controller", ("controller", "network"), 11), node("compute1", ("compute",), 31)),
+    services=("keystone", "glance", "placement", "nova", "neutron"),
+    network_agent="openvswitch",
+)
+SECRETS = {name: "s" * answers.SECRET_LENGTHS.get(name, 24) for name in answers.secret_names(VERSION)}
+
+
+def render(topology: Topology = TWO_NODE, datapath: str = "netdev") -> str:
+    return answers.render(topology, packstack=VERSION, secrets=SECRETS, datapath=datapath, workers=2)
+
+
+def lines(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^([A-Z][A-Z0-9_]*)=(.*)$", text, re.MULTILINE)
+
+
+def comment(text: str, key: str) -> str:
+    found = re.search(rf"^# (.*)\n{key}=", text, re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def refused(**overrides: str) -> list[str]:
+    with pytest.raises(InvalidInput) as caught:
+        render(replace(TWO_NODE, answers=overrides))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def problems(text: str) -> list[str]:
+    return [str(problem) for problem in answers.check(text, VERSION, "a.txt")]
+
+
+def with_value(key: str, value: str) -> str:
+    text, count = re.subn(rf"^{key}=.*$", f"{key}={value}", render(), flags=re.MULTILINE)
+    assert count == 1
+    return text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("CONFIG_CONTROLLER_HOST", "10.0.0.11"),
+        ("CONFIG_COMPUTE_HOSTS", "10.0.0.31"),
+        ("CONFIG_NETWORK_HOSTS", "10.0.0.11"),
+        ("CONFIG_AMQP_HOST", "10.0.0.11"),
+        ("CONFIG_MARIADB_HOST", "10.0.0.11"),
+        ("CONFIG_REDIS_HOST", "10.0.0.11"),
+        ("CONFIG_STORAGE_HOST", "10.0.0.11"),
+        ("CONFIG_SAHARA_HOST", "10.0.0.11"),
+        ("CONFIG_KEYSTONE_LDAP_URL", "ldap://10.0.0.11"),
+        ("CONFIG_SSL_CERT_SUBJECT_CN", "controller.lab.test"),
+        ("CONFIG_SSH_KEY", "/root/.ssh/id_ed25519.pub"),
+        ("CONFIG_SERVICE_WORKERS", "2"),
+        ("CONFIG_DEFAULT_PASSWORD", ""),
+        ("CONFIG_NTP_SERVERS", ""),
+        ("CONFIG_DEBUG_MODE", "n"),
+        ("CONFIG_PROVISION_DEMO", "n"),
+        ("CONFIG_PROVISION_TEMPEST", "n"),
+        ("CONFIG_MARIADB_INSTALL", "y"),
+        ("CONFIG_CLIENT_INSTALL", "y"),
+        ("CONFIG_GLANCE_INSTALL", "y"),
+        ("CONFIG_NOVA_INSTALL", "y"),
+        ("CONFIG_NEUTRON_INSTALL", "y"),
+        ("CONFIG_HORIZON_INSTALL", "n"),
+        ("CONFIG_CINDER_INSTALL", "n"),
+        ("CONFIG_SWIFT_INSTALL", "n"),
+        ("CONFIG_CEILOMETER_INSTALL", "n"),
+        ("CONFIG_AODH_INSTALL", "n"),
+        ("CONFIG_NOVA_LIBVIRT_VIRT_TYPE", "qemu"),
+        ("CONFIG_NEUTRON_L2_AGENT", "openvswitch"),
+        ("CONFIG_NEUTRON_ML2_MECHANISM_DRIVERS", "openvswitch"),
+        ("CONFIG_NEUTRON_ML2_TYPE_DRIVERS", "vxlan,flat"),
+        ("CONFIG_NEUTRON_ML2_TENANT_NETWORK_TYPES", "vxlan"),
+        ("CONFIG_NEUTRON_ML2_FLAT_NETWORKS", "*"),
+        ("CONFIG_NEUTRON_ML2_VNI_RANGES", "10:100"),
+        ("CONFIG_NEUTRON_OVS_BRIDGE_MAPPINGS", "extnet:br-ex"),
+        ("CONFIG_NEUTRON_OVS_BRIDGE_IFACES", "br-ex:eth1"),
+        ("CONFIG_NEUTRON_OVS_BRIDGES_COMPUTE", "br-ex"),
+        ("CONFIG_NEUTRON_OVS_EXTERNAL_PHYSNET", "extnet"),
+        ("CONFIG_NEUTRON_OVS_TUNNEL_IF", "brvxlan"),
+        ("CONFIG_NEUTRON_OVS_TUNNEL_SUBNETS", "10.0.1.0/24"),
+        ("CONFIG_NEUTRON_METERING_AGENT_INSTALL", "n"),
+        ("CONFIG_NOVA_SCHED_CPU_ALLOC_RATIO", "16.0"),
+    ],
+)
+def test_a_two_node_lab_gets(key: str, value: str) -> None:
+    assert dict(lines(render()))[key] == value
+
+
+def test_every_key_of_the_version_is_there_once_and_in_its_order() -> None:
+    assert [key for key, _ in lines(render())] == list(answers.table(VERSION))
+
+
+def test_the_text_depends_on_its_inputs_alone_and_passes_the_check() -> None:
+    assert render() == render()
+    assert problems(render()) == []
+
+
+def test_every_value_says_where_it_comes_from() -> None:
+    text = render(replace(TWO_NODE, answers={"CONFIG_DEBUG_MODE": "y"}))
+    assert comment(text, "CONFIG_COMPUTE_HOSTS") == "topology two-node: nodes"
+    assert comment(text, "CONFIG_HORIZON_INSTALL") == "topology two-node: services"
+    assert comment(text, "CONFIG_KEYSTONE_ADMIN_PW") == "drawn for this lab"
+    assert comment(text, "CONFIG_NOVA_SCHED_RAM_ALLOC_RATIO") == "Packstack's default"
+    assert comment(text, "CONFIG_DEBUG_MODE") == "topology two-node: answers"
+    assert comment(text, "CONFIG_PROVISION_DEMO").startswith("stacklab: ")
+
+
+def test_several_nodes_of_a_role_are_a_comma_list() -> None:
+    topology = replace(TWO_NODE, nodes=(*TWO_NODE.nodes, node("compute2", ("compute", "network"), 32)))
+    values = dict(lines(render(topology)))
+    assert values["CONFIG_COMPUTE_HOSTS"] == "10.0.0.31,10.0.0.32"
+    assert values["CONFIG_NETWORK_HOSTS"] == "10.0.0.11,10.0.0.32"
+
+
+def test_no_address_is_left_to_packstack() -> None:
+    local = [name for name, key in answers.table(VERSION).items() if key.runtime == "address"]
+    values = dict(lines(render()))
+    assert len(local) == 9
+    assert all("10.0.0." in values[name] for name in local)
+
+
+def test_services_and_the_kernel_datapath() -> None:
+    topology = replace(TWO_NODE, services=(*TWO_NODE.services, "horizon"))
+    values = dict(lines(render(topology, datapath="system")))
+    assert values["CONFIG_HORIZON_INSTALL"] == "y"
+    assert values["CONFIG_NEUTRON_OVS_TUNNEL_IF"] == "eth2"
+
+
+def test_ovn_uses_its_own_keys() -> None:
+    values = dict(lines(render(replace(TWO_NODE, network_agent="ovn"))))
+    assert values["CONFIG_NEUTRON_L2_AGENT"] == "ovn"
+    assert values["CONFIG_NEUTRON_ML2_TYPE_DRIVERS"] == "geneve,flat"
+    assert values["CONFIG_NEUTRON_OVN_BRIDGE_IFACES"] == "br-ex:eth1"
+
+
+def test_a_service_or_agent_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        render(replace(TWO_NODE, services=(*TWO_NODE.services, "octavia"), network_agent="linuxbridge"))
+    assert [problem.path for problem in caught.value.problems] == ["services", "network_agent"]
+
+
+def test_packstack_has_no_networking_but_neutron() -> None:
+    with pytest.raises(InvalidInput, match="CONFIG_NEUTRON_INSTALL: 'n' must be y"):
+        render(replace(TWO_NODE, services=("keystone", "glance")))
+
+
+def test_an_override_wins() -> None:
+    topology = replace(TWO_NODE, answers={"CONFIG_NEUTRON_L2_AGENT": "ovn", "CONFIG_HEAT_INSTALL": "y"})
+    values = dict(lines(render(topology)))
+    assert values["CONFIG_NEUTRON_L2_AGENT"] == "ovn"
+    assert values["CONFIG_HEAT_INSTALL"] == "y"
+
+
+def test_an_unknown_override_is_refused_with_the_nearest_key() -> None:
+    assert refused(CONFIG_COMPUTE_HOST="10.0.0.31") == [
+        f"{FILE}: answers.CONFIG_COMPUTE_HOST: is no key of this Packstack: CONFIG_COMPUTE_HOSTS?"
+    ]
+
+
+def test_an_old_name_is_refused_with_the_new_one() -> None:
+    assert "CONFIG_MARIADB_INSTALL?" in refused(CONFIG_MYSQL_INSTALL="y")[0]
+
+
+def test_every_wrong_override_is_named() -> None:
+    found = refused(CONFIG_DEBUG_MODE="maybe", CONFIG_PROVISION_DEMO_FLOATRANGE="banana", CONFIG_NO="1")
+    assert [line.split(": ")[1] for line in found] == [
+        "answers.CONFIG_NO",
+        "answers.CONFIG_DEBUG_MODE",
+        "answers.CONFIG_PROVISION_DEMO_FLOATRANGE",
+    ]
+    assert found[1] == f"{FILE}: answers.CONFIG_DEBUG_MODE: 'maybe' is none of y, n"
+
+
+def test_an_override_cannot_smuggle_in_a_line() -> None:
+    assert refused(CONFIG_NTP_SERVERS="a\nCONFIG_DEBUG_MODE=y") == [
+        f"{FILE}: answers.CONFIG_NTP_SERVERS: a line break or control character"
+    ]
+
+
+def test_a_missing_secret_is_an_error_that_names_it() -> None:
+    some = {name: value for name, value in SECRETS.items() if name != "CONFIG_NOVA_DB_PW"}
+    with pytest.raises(LabError, match=r"no value for CONFIG_NOVA_DB_PW$") as caught:
+        answers.render(TWO_NODE, packstack=VERSION, secrets=some, datapath="netdev", workers=1)
+    assert caught.value.hint
+
+
+def test_an_unknown_version_names_those_that_are_known() -> None:
+    with pytest.raises(LabError, match=r"Packstack 1\.2\.3 .*21\.0\.1"):
+        answers.table("1.2.3")
+
+
+def test_secrets_are_drawn_anew_letters_and_digits_in_the_right_length() -> None:
+    first, second = answers.draw(VERSION), answers.draw(VERSION)
+    assert tuple(first) == answers.secret_names(VERSION)
+    assert not set(first.values()) & set(second.values())
+    assert len(set(first.values())) == len(first) == 39
+    for name, value in first.items():
+        assert re.fullmatch(r"[A-Za-z][A-Za-z0-9]+", value)
+        assert len(value) == (32 if name == "CONFIG_HEAT_AUTH_ENC_KEY" else 24)
+
+
+def test_only_what_packstack_would_draw_is_a_secret_of_the_lab() -> None:
+    names = answers.secret_names(VERSION)
+    assert {"CONFIG_HORIZON_SECRET_KEY", "CONFIG_SWIFT_HASH", "CONFIG_NEUTRON_METADATA_PW"} <= set(names)
+    assert not {"CONFIG_DEFAULT_PASSWORD", "CONFIG_CINDER_NETAPP_PASSWORD"} & set(names)
+
+
+def test_the_trove_user_has_one_password() -> None:
+    secrets = answers.draw(VERSION)
+    text = answers.render(TWO_NODE, packstack=VERSION, secrets=secrets, datapath="netdev", workers=1)
+    values = dict(lines(text))
+    assert values["CONFIG_TROVE_NOVA_PW"] == values["CONFIG_TROVE_KS_PW"] == secrets["CONFIG_TROVE_KS_PW"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("CONFIG_NEUTRON_INSTALL", "n", "'n' must be y"),
+        ("CONFIG_GLANCE_INSTALL", "", "is empty"),
+        ("CONFIG_MARIADB_HOST", "", "is empty"),
+        ("CONFIG_COMPUTE_HOSTS", "10.0.0.31,10.0.0.999", "is no address or host name"),
+        ("CONFIG_NEUTRON_ML2_TYPE_DRIVERS", "vxlan, flat, token-ring", "is none of local, flat"),
+        ("CONFIG_NEUTRON_OVS_VXLAN_UDP_PORT", "65535", "is no port"),
+        ("CONFIG_REDIS_PORT", "port", "is no port"),
+        ("CONFIG_SWIFT_STORAGE_REPLICAS", "one", "is no whole number"),
+        ("CONFIG_SWIFT_STORAGE_SIZE", "2 gigabytes", "is no size like 2G"),
+        ("CONFIG_SWIFT_STORAGES", "vdb", "is no path"),
+        ("CONFIG_NOVA_SCHED_CPU_ALLOC_RATIO", "nan", "is no number"),
+        ("CONFIG_CINDER_NFS_MOUNTS", "10.0.0.41/x", "is no export"),
+        ("CONFIG_CINDER_NETAPP_WEBSERVICE_PATH", "devmgr", "is not like"),
+        ("CONFIG_VCENTER_HOST", "vcenter", "is no IP address"),
+        ("CONFIG_NEUTRON_OVS_BRIDGE_MAPPINGS", "extnet", "needs name:name"),
+        ("CONFIG_NEUTRON_OVS_BRIDGE_IFACES", "br-ex:eth1,br-two", "needs name:name"),
+        ("CONFIG_NEUTRON_OVS_TUNNEL_IF", "br-vxlan", "has a dash"),
+        ("CONFIG_NEUTRON_OVS_TUNNEL_SUBNETS", "10.0.1.0/33", "is no network"),
+        ("CONFIG_NEUTRON_ML2_VNI_RANGES", "100:10", "is no range"),
+        ("CONFIG_SERVICE_WORKERS", "0", "is no number from 1"),
+        ("CONFIG_HEAT_AUTH_ENC_KEY", "x" * 20, "must have 16, 24 or 32"),
+        ("CONFIG_NOVA_KS_PW", "", "is empty"),
+        ("CONFIG_NOVA_KS_PW", "PW_PLACEHOLDER", "is drawn anew"),
+        ("CONFIG_NTP_SERVERS", "a\n  b", "goes over several lines"),
+    ],
+)
+def test_the_check_refuses(key: str, value: str, message: str) -> None:
+    (found,) = problems(with_value(key, value))
+    assert found.startswith(f"a.txt: {key}: ")
+    assert message in found
+
+
+def test_the_check_shows_no_secret() -> None:
+    (found,) = problems(with_value("CONFIG_HEAT_AUTH_ENC_KEY", "hunter2hunter2"))
+    assert "hunter2" not in found
+    (found,) = problems(render().replace("CONFIG_NOVA_KS_PW=", "CONFIG_NOVA_KS_PW hunter2 "))
+    assert "hunter2" not in found
+    assert "ParsingError in line" in found
+
+
+def test_values_are_needed_only_where_packstack_reads_them() -> None:
+    """Most NetApp keys are empty and must not be, which counts only with that backend."""
+    assert problems(with_value("CONFIG_KEYSTONE_LDAP_SUFFIX", "")) == []
+    assert problems(with_value("CONFIG_KEYSTONE_IDENTITY_BACKEND", "ldap")) == [
+        f"a.txt: CONFIG_KEYSTONE_LDAP_{part}: '' is empty"
+        for part in ("SUFFIX", "USER_SUBTREE", "GROUP_SUBTREE")
+    ]
+
+
+def test_missing_unknown_and_doubled_keys_are_found() -> None:
+    text = render()
+    missing = text.replace("CONFIG_NTP_SERVERS=", "CONFIG_NTP_SERVER=")
+    assert problems(missing) == [
+        "a.txt: CONFIG_NTP_SERVER: is no key of this Packstack: CONFIG_NTP_SERVERS?",
+        "a.txt: CONFIG_NTP_SERVERS: is missing",
+    ]
+    (doubled,) = problems(text + "CONFIG_NTP_SERVERS=\n")
+    assert "DuplicateOptionError" in doubled
+    assert "CONFIG_NTP_SERVERS" in doubled
+    assert problems(text.replace("[general]", "[other]")) == ["a.txt: needs the one section [general]"]
+
+
+def test_the_table_holds_nothing_of_the_machine_it_was_made_on() -> None:
+    raw = (answers.DATA / f"{VERSION}.json").read_bytes()
+    assert b"\0" not in raw
+    assert b"\\u0000" not in raw
+    for mark in (b"192.0.2.254", b"mark-of", b"f00df00d", b"PW_PLACEHOLDER", b"/tmp", b"/home"):
+        assert mark not in raw
+    assert len(answers.table(VERSION)) == 299
