@@ -106,10 +106,10 @@ def load() -> dict[str, Any]:
         __import__("netifaces")
     except ImportError:
         sys.modules["netifaces"] = types.ModuleType("netifaces")
-    from packstack.installer import utils  # type: ignore[import-not-found] # noqa: PLC0415
+    from packstack.installer import utils  # type: ignore[import-not-found]
 
     utils.get_localhost_ip = utils.network.get_localhost_ip = lambda: MARKS["address"]
-    from packstack.installer import run_setup  # noqa: PLC0415
+    from packstack.installer import run_setup
 
     run_setup.loadPlugins()
     run_setup.initPluginsConfig()

@@ -52,6 +52,7 @@ COMMANDS = {
     "syslinux": "syslinux",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
+    "nc": "netcat-openbsd",
     "tar": "tar",
     "rsync": "rsync",
     "zstd": "zstd",
@@ -67,6 +68,7 @@ EL_PACKAGES = {
     "procps": "procps-ng",
     "qemu-utils": "qemu-img",
     "openssh-client": "openssh-clients",
+    "netcat-openbsd": "nmap-ncat",
     "git": "git-core",
 }
 """Where EL calls a Debian package by another name."""

@@ -84,22 +84,27 @@ def lock(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     `wait` seconds, saying who holds it; then raises Busy.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as handle:
-        deadline = time.monotonic() + wait
-        told = False
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    deadline = time.monotonic() + wait
+    told = False
+    while True:
+        handle = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who held it may have removed the file: then this lock is on nothing.
+            if path.exists() and path.stat().st_ino == os.fstat(handle.fileno()).st_ino:
                 break
-            except BlockingIOError:
-                handle.seek(0)
-                holder = handle.read().strip() or "another process"
-                if time.monotonic() >= deadline:
-                    raise Busy(f"{what} is in use by {holder}", hint="wait for it to end, then try again") from None
-                if not told:
-                    ui.say(f"waiting for {holder} to finish with {what}")
-                    told = True
-                time.sleep(0.5)
+        except BlockingIOError:
+            handle.seek(0)
+            holder = handle.read().strip() or "another process"
+            if time.monotonic() >= deadline:
+                handle.close()
+                raise Busy(f"{what} is in use by {holder}", hint="wait for it to end, then try again") from None
+            if not told:
+                ui.say(f"waiting for {holder} to finish with {what}")
+                told = True
+            time.sleep(0.5)
+        handle.close()
+    with handle:
         handle.truncate(0)
         handle.write(f"process {os.getpid()}")
         handle.flush()

@@ -10,7 +10,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -42,13 +42,17 @@ def secrets(plan: Plan) -> dict[str, str]:
     return drawn
 
 
-def answer_file(plan: Plan) -> str:
+def answer_file(plan: Plan, drawn: Mapping[str, str]) -> str:
     """The lab's answer file. Raises InvalidInput for an override that this Packstack does not take."""
     workers = max(min(node.cpus for node in plan.topology.nodes) // 2, 1)
-    drawn = {name: value for name, value in secrets(plan).items() if name.startswith("CONFIG_")}
     return answers.render(
         plan.topology, packstack=plan.packstack, secrets=drawn, datapath=plan.datapath, workers=workers
     )
+
+
+def shape(plan: Plan) -> str:
+    """The answer file with placeholders for the secrets: what decides the stage's key."""
+    return answer_file(plan, {name: "x" * len(value) for name, value in answers.draw(plan.packstack).items()})
 
 
 def command() -> str:
@@ -62,7 +66,7 @@ def deploy(plan: Plan) -> None:
     Raises TimedOut when it failed for slowness, LabError with the first real error
     otherwise; its logs are then in the lab's logs/packstack/.
     """
-    text = answer_file(plan)
+    text = answer_file(plan, secrets(plan))
     files.write(plan.directory / "answers.txt", text, mode=0o600)
     controller = plan.topology.controller
     remote.put(plan, controller, text, ANSWER_FILE)
@@ -175,7 +179,8 @@ def _explain(plan: Plan, watch: Watch, error: LabError) -> LabError:
     else:
         message = f"Packstack failed: {redact.text(first)}"
     hint = next((text for pattern, text in _HINTS if pattern.search(first)), "the first error is the one to look at")
-    kind = TimedOut if _SLOW.search(first + error.message) else LabError
+    slow = _SLOW.search(first) or "did not end within" in error.message
+    kind = TimedOut if slow else LabError
     return kind(f"{message}\n  logs: {place}", hint=hint)
 
 

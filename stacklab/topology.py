@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stacklab.checker import Checker, join, show
 from stacklab.errors import InvalidInput, Problem
 from stacklab.model import ROLES, Network, Node, ProviderNetwork, TenantNetwork, Topology
 
@@ -102,7 +102,7 @@ def load(path_or_name: str, directory: Path) -> Topology:
 
 def parse(text: str, file: str) -> Topology:
     """Check the text of a topology file, `file` for messages. Raises InvalidInput with all its problems."""
-    check = _Checker(file)
+    check = Checker(file)
     top = check.mapping("", _read(check, text), _TOP_KEYS, _TOP_REQUIRED)
     domain = check.domain("domain", top.get("domain", "lab.test"))
     networks = _networks(check, top.get("networks"))
@@ -132,149 +132,6 @@ def parse(text: str, file: str) -> Topology:
 
 
 @dataclass
-class _Checker:
-    """Collects problems. A method whose check fails notes it and returns something empty of the same type."""
-
-    file: str
-    problems: list[Problem] = field(default_factory=list)
-
-    def problem(self, path: str, message: str) -> None:
-        self.problems.append(Problem(self.file, path, message))
-
-    def mapping(
-        self, path: str, value: Any, known: Iterable[str] = (), required: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        """The items of a mapping. With `known` keys, a key without a value counts as left out."""
-        if value is None and path:
-            value = {}
-        if not isinstance(value, dict):
-            shown = "an empty file" if value is None else _show(value)
-            self.problem(path, f"{shown} is not a mapping: write keys and values, such as 'key: value'")
-            return {}
-        known, unknown, items = tuple(known), [], {}
-        for key, item in value.items():
-            if not isinstance(key, str):
-                self.problem(path, f"the key {_show(key)} is not text: put it in quotes")
-            elif known and key not in known:
-                self.problem(_join(path, key), _unknown("key", key, known))
-                unknown.append(key)
-            elif not known or item is not None:
-                items[key] = item
-        for key, advice in (required or {}).items():
-            # A misspelt key was reported already; that it is missing too would be the same mistake again.
-            if key not in items and not difflib.get_close_matches(key, unknown, cutoff=0.5):
-                self.problem(_join(path, key), f"'{key}' is missing: {advice}")
-        return items
-
-    def text(self, path: str, value: Any) -> str:
-        if isinstance(value, str):
-            return value.strip()
-        self.problem(path, f"{_show(value)} is not text: write a line of text, in quotes if need be")
-        return ""
-
-    def choice(self, top: Mapping[str, Any], key: str, known: tuple[str, ...]) -> str:
-        """One of the known names; the first is the default."""
-        value = top.get(key, known[0])
-        if not isinstance(value, str) or value not in known:
-            self.problem(key, _unknown(key.replace("_", " "), value, known))
-        return str(value)
-
-    def choices(self, path: str, value: Any, known: Iterable[str], kind: str) -> tuple[str, ...]:
-        """A list of known names; empty when anything is wrong with it."""
-        if not isinstance(value, list) or not value:
-            shown = "an empty list" if value == [] else f"{_show(value)} is not a list"
-            self.problem(path, f"{shown}: write a list in brackets, of {', '.join(known)}")
-            return ()
-        before = len(self.problems)
-        for index, item in enumerate(value):
-            if not isinstance(item, str) or item not in known:
-                self.problem(path, _unknown(kind, item, known))
-            elif item in value[:index]:
-                self.problem(path, f"'{item}' is there more than once: name it once")
-        return tuple(value) if len(self.problems) == before else ()
-
-    def hostname(self, path: str, value: Any, longest: int) -> str:
-        sound = isinstance(value, str) and re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", value)
-        if value is not None and not (sound and len(value) <= longest):
-            rule = f"lowercase letters, digits and inner dashes, a letter first, at most {longest} characters"
-            self.problem(path, f"{_show(value)} is not a valid name: take {rule}")
-        return str(value)
-
-    def domain(self, path: str, value: Any) -> str:
-        # Linux allows 64 characters for a host name; a node's own name may take 30 of them.
-        label = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
-        if not (isinstance(value, str) and len(value) <= 32 and re.fullmatch(rf"{label}(\.{label})*", value)):
-            rule = "lowercase letters, digits and inner dashes between dots, at most 32 characters"
-            self.problem(path, f"{_show(value)} is not a valid domain: take {rule}, such as lab.test")
-        return str(value)
-
-    def integer(self, path: str, value: Any, least: int, most: int) -> int:
-        # YAML's true is an int to Python.
-        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
-            return value
-        self.problem(path, f"{_show(value)} is not possible: take a whole number from {least} to {most}")
-        return least
-
-    def size(self, path: str, value: Any, least: int) -> int:
-        """A size in MiB; `least` in GiB. GB means GiB, as it does for the memory of a machine."""
-        match = re.fullmatch(r"([0-9]{1,9}) *([MG])i?B", value) if isinstance(value, str) else None
-        if match:
-            mebibytes = int(match[1]) * (1024 if match[2] == "G" else 1)
-            if mebibytes < least * 1024:
-                self.problem(path, f"{_show(value)} is too small: take {least} GB or more")
-            return max(mebibytes, least * 1024)
-        if not isinstance(value, bool) and re.fullmatch("[0-9]{1,9}", str(value)):
-            self.problem(path, f"{_show(value)} has no unit: say {value} GB or {value} GiB")
-        else:
-            self.problem(path, f"{_show(value)} is not a size: say a whole number of MB or GB, such as 8 GB")
-        return 0
-
-    def network(self, path: str, value: Any) -> IPv4Network | None:
-        try:
-            if not isinstance(value, str) or "/" not in value:
-                raise ValueError
-            network = ip_network(value, strict=False)
-        except ValueError:
-            self.problem(path, f"{_show(value)} is not a network: write it such as 10.0.0.0/24")
-            return None
-        if isinstance(network, IPv6Network):
-            self.problem(path, f"{value} is IPv6: take an IPv4 network, such as 10.0.0.0/24")
-            return None
-        wrong = ""
-        if value.split("/")[0] != str(network.network_address):
-            wrong = f"has host bits set: {network} was probably meant"
-        elif not 8 <= network.prefixlen <= 28:
-            size = "small" if network.prefixlen > 28 else "large"
-            wrong = f"is too {size}: take a prefix from /8 to /28, such as /24"
-        elif network.is_loopback or network.is_multicast or network.is_link_local or network.is_reserved:
-            wrong = "has a special purpose: take a private network, such as 10.0.0.0/24"
-        if wrong:
-            self.problem(path, f"{value} {wrong}")
-        return None if wrong else network
-
-    def address(self, path: str, value: Any, network: IPv4Network | None) -> IPv4Address | None:
-        """A host's address. None also when its network is not known, since nothing can be checked then."""
-        try:
-            if not isinstance(value, str):
-                raise ValueError
-            address = IPv4Address(value)
-        except ValueError:
-            self.problem(path, f"{_show(value)} is not an IPv4 address: write it such as 10.0.0.11")
-            return None
-        if network is None:
-            return None
-        wrong = ""
-        if address not in network:
-            wrong = f"is not in {network}: take an address of that network"
-        elif address in (network[0], network[-1]):
-            kind = "network" if address == network[0] else "broadcast"
-            wrong = f"is the {kind} address of {network}: take one from {network[1]} to {network[-2]}"
-        if wrong:
-            self.problem(path, f"{address} {wrong}")
-        return None if wrong else address
-
-
-@dataclass
 class _Networks:
     """What is sound of the networks; addresses by names such as `management.host` and `pool.start`."""
 
@@ -285,7 +142,7 @@ class _Networks:
         return str(self.cidr[key] if key in self.cidr else self.address.get(key, ""))
 
 
-def _networks(check: _Checker, value: Any) -> _Networks:
+def _networks(check: Checker, value: Any) -> _Networks:
     networks = _Networks()
     given = check.mapping("networks", value, _NETWORKS)
     for name, (default, keys) in _NETWORKS.items():
@@ -308,7 +165,7 @@ def _networks(check: _Checker, value: Any) -> _Networks:
     return networks
 
 
-def _pool(check: _Checker, path: str, value: Any, networks: _Networks) -> None:
+def _pool(check: Checker, path: str, value: Any, networks: _Networks) -> None:
     """Floating IPs: by default .101 to .250 of a /24 or larger network, the upper half of a smaller one."""
     network, gateway = networks.cidr.get("provider"), networks.address.get("provider.gateway")
     if value is None and network is not None:
@@ -319,7 +176,7 @@ def _pool(check: _Checker, path: str, value: Any, networks: _Networks) -> None:
         return
     ends = value.split("-") if isinstance(value, str) else []
     if len(ends) != 2:
-        check.problem(path, f"{_show(value)} is not a range: write it such as 203.0.113.101-203.0.113.250")
+        check.problem(path, f"{show(value)} is not a range: write it such as 203.0.113.101-203.0.113.250")
         return
     start, end = (check.address(path, part.strip(), network) for part in ends)
     if start is None or end is None:
@@ -331,7 +188,7 @@ def _pool(check: _Checker, path: str, value: Any, networks: _Networks) -> None:
     networks.address |= {"pool.start": start, "pool.end": end}
 
 
-def _nodes(check: _Checker, value: Any, networks: _Networks, domain: str) -> tuple[Node, ...]:
+def _nodes(check: Checker, value: Any, networks: _Networks, domain: str) -> tuple[Node, ...]:
     groups = check.mapping("nodes", value)
     if value == {}:
         check.problem("nodes", f"there are none: {_TOP_REQUIRED['nodes']}")
@@ -340,7 +197,7 @@ def _nodes(check: _Checker, value: Any, networks: _Networks, domain: str) -> tup
     nodes: list[Node] = []
     for name, spec in groups.items():
         group = _group(check, name, spec, networks, domain)
-        path = _join("nodes", name)
+        path = join("nodes", name)
         # Two overlapping ranges are one mistake, however many addresses they share.
         if (twin := next((node for node in group if node.name in names), None)) is not None:
             whose = names[twin.name]
@@ -356,7 +213,7 @@ def _nodes(check: _Checker, value: Any, networks: _Networks, domain: str) -> tup
     return tuple(nodes)
 
 
-def _roles(check: _Checker, nodes: list[Node]) -> None:
+def _roles(check: Checker, nodes: list[Node]) -> None:
     """The totals of a lab, unless a node's own roles are in doubt, which would make them wrong."""
     if not nodes or not all(node.roles for node in nodes):
         return
@@ -370,9 +227,9 @@ def _roles(check: _Checker, nodes: list[Node]) -> None:
             check.problem("nodes", f"no node has the role {role}: give it to at least one")
 
 
-def _group(check: _Checker, name: str, value: Any, networks: _Networks, domain: str) -> list[Node]:
+def _group(check: Checker, name: str, value: Any, networks: _Networks, domain: str) -> list[Node]:
     """The nodes that one entry stands for; their addresses are empty when they could not be worked out."""
-    path = _join("nodes", name)
+    path = join("nodes", name)
     spec = check.mapping(path, value, _NODE_KEYS, _NODE_REQUIRED)
     roles = check.choices(f"{path}.roles", spec["roles"], ROLES, "role") if "roles" in spec else ()
     names = [name]
@@ -396,7 +253,7 @@ def _group(check: _Checker, name: str, value: Any, networks: _Networks, domain: 
 
 
 def _addresses(
-    check: _Checker, path: str, value: Any, count: int, networks: _Networks
+    check: Checker, path: str, value: Any, count: int, networks: _Networks
 ) -> list[tuple[str, str]]:
     """`count` consecutive management addresses, each with the tunnel address of the same host number."""
     network, tunnel = networks.cidr.get("management"), networks.cidr.get("tunnel")
@@ -429,7 +286,7 @@ def _addresses(
     return list(zip(map(str, addresses), tunnels, strict=True))
 
 
-def _services(check: _Checker, value: Any) -> tuple[str, ...]:
+def _services(check: Checker, value: Any) -> tuple[str, ...]:
     services = check.choices("services", value, SERVICES, "service")
     if services and "keystone" not in services:
         check.problem("services", "'keystone' is missing: add it, every other service needs it")
@@ -440,30 +297,30 @@ def _services(check: _Checker, value: Any) -> tuple[str, ...]:
     return services
 
 
-def _answers(check: _Checker, value: Any) -> dict[str, str]:
+def _answers(check: Checker, value: Any) -> dict[str, str]:
     answers: dict[str, str] = {}
     for key, item in check.mapping("answers", value).items():
-        path = _join("answers", key)
+        path = join("answers", key)
         owned = next((reason for ends, reason in _OWN_ANSWERS if key.endswith(ends)), None)
         if not re.fullmatch("CONFIG_[A-Z0-9_]+", key):
             check.problem(
-                path, f"{_show(key)} is no key of an answer file: write it such as CONFIG_NTP_SERVERS"
+                path, f"{show(key)} is no key of an answer file: write it such as CONFIG_NTP_SERVERS"
             )
         elif owned:
             check.problem(path, f"'{key}' {owned}")
         elif not isinstance(item, str | int | float):
             check.problem(
-                path, f"{_show(item)} is not a single value: write text or a number, or '' for none"
+                path, f"{show(item)} is not a single value: write text or a number, or '' for none"
             )
         elif isinstance(item, str) and not item.isprintable():
-            check.problem(path, f"{_show(item)} does not fit on a line of the answer file: write one line")
+            check.problem(path, f"{show(item)} does not fit on a line of the answer file: write one line")
         else:
             # Packstack says y and n where YAML says true and false.
             answers[key] = ("y" if item else "n") if isinstance(item, bool) else str(item)
     return answers
 
 
-def _read(check: _Checker, text: str) -> Any:
+def _read(check: Checker, text: str) -> Any:
     """The file's plain values. Notes duplicate keys; raises InvalidInput where the file is not YAML."""
     try:
         loader = _Loader(text)
@@ -485,7 +342,7 @@ def _read(check: _Checker, text: str) -> Any:
     raise InvalidInput([Problem(where, "", message)])
 
 
-def _find_duplicates(check: _Checker, root: yaml.Node | None) -> None:
+def _find_duplicates(check: Checker, root: yaml.Node | None) -> None:
     """PyYAML keeps the last of equal keys in silence, so that half of a file could go unread."""
     waiting, seen = [("", root)], set()
     while waiting:
@@ -497,10 +354,10 @@ def _find_duplicates(check: _Checker, root: yaml.Node | None) -> None:
         inner: list[tuple[str, yaml.Node | None]] = []
         for key, item in node.value if isinstance(node, yaml.MappingNode) else ():
             name, line = str(key.value), key.start_mark.line + 1
-            inner.append((_join(path, name), item))
+            inner.append((join(path, name), item))
             if isinstance(key, yaml.ScalarNode) and name in lines:
                 message = f"'{name}' is there twice, on lines {lines[name]} and {line}: keep one"
-                check.problem(_join(path, name), message)
+                check.problem(join(path, name), message)
             lines[name] = line
         if isinstance(node, yaml.SequenceNode):
             inner = [(path, item) for item in node.value]
@@ -511,27 +368,5 @@ def _no_such(name: str, directory: Path) -> Problem:
     names = [path.stem for path in available(directory)]
     close = difflib.get_close_matches(Path(name).stem, names, n=len(names) or 1, cutoff=0.5)
     listed = ", ".join([*close, *(other for other in names if other not in close)]) or "none yet"
-    message = f"there is no topology {_show(name)}: give the path of a file or a name ({listed})"
+    message = f"there is no topology {show(name)}: give the path of a file or a name ({listed})"
     return Problem(str(directory), "", message)
-
-
-def _unknown(kind: str, value: Any, known: Iterable[str]) -> str:
-    known = tuple(known)
-    close = difflib.get_close_matches(value, known, n=1, cutoff=0.5) if isinstance(value, str) else []
-    advice = f"did you mean '{close[0]}'? " if close else ""
-    return f"unknown {kind} {_show(value)}: {advice}known: {', '.join(known)}"
-
-
-def _join(path: str, key: str) -> str:
-    key = key if re.fullmatch(r"[\w-]{1,60}", key) else _show(key)
-    return f"{path}.{key}" if path else key
-
-
-def _show(value: Any) -> str:
-    """A value for a message: short and on one line, whatever it is; as YAML would have it, not Python."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "a mapping"
-    text = repr(value) if isinstance(value, str) else str(value).lower()
-    return text if len(text) <= 60 else f"{text[:56]}...'"

@@ -39,19 +39,17 @@ _DATA = releases.DATA / "lxc"
 class Vagrant(vagrant.Vagrant):  # type: ignore[misc]
     """python-vagrant through `run`: with a log, a deadline, and what Vagrant says on failure."""
 
-    def __init__(self, root: Path, lab: str, log: Path) -> None:
-        super().__init__(root=str(root))
+    def __init__(self, settings: dict[str, Any], log: Path) -> None:
+        super().__init__(root=str(files.PROJECT))
+        self._settings = settings
         self._log = log
-        self._lab = lab
 
     def _run(self, args: list[Any], merge: bool) -> str:
-        argv = self._make_vagrant_command(args)
-        environment = {"STACKLAB_LAB": self._lab, "VAGRANT_CHECKPOINT_DISABLE": "1"}
         return run(
-            argv,
+            [*self._settings["enter"], *self._make_vagrant_command(args)],
             log=self._log,
             cwd=files.PROJECT,
-            env=environment,
+            env={**self._settings["environment"], "STACKLAB_INSIDE": self._settings["lab"]},
             timeout=900,
             merge_stderr=merge,
             each_line=lambda line: ui.detail(line.strip("=> ")),
@@ -84,7 +82,7 @@ class Lxc:
             run(["rm", "-rf", "--one-file-system", self.directory / name], timeout=300)
         self._prepare()
         self._set_layers([], uuid.uuid4().hex[:12])
-        Vagrant(files.PROJECT, self.plan.lab, self.log).up()
+        Vagrant(self._vagrant(), self.log).up()
 
     def create_commands(self) -> list[list[str]]:
         """What `create` runs, for a dry run."""
@@ -127,6 +125,7 @@ class Lxc:
                 "VAGRANT_HOME": str(self.directory / "vagrant" / "home"),
                 "VAGRANT_DOTFILE_PATH": str(self.directory / "vagrant" / "state"),
                 "VAGRANT_DEFAULT_PROVIDER": "lxc",
+                "VAGRANT_CHECKPOINT_DISABLE": "1",
                 "STACKLAB_LAB": self.plan.lab,
             },
             "nodes": [

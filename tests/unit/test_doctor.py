@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -306,9 +307,11 @@ def fake_qemu(directory: Path, body: str) -> str:
 def test_kvm_probe(tmp_path: Path, body: str, works: bool, why: str) -> None:
     device = tmp_path / "kvm"
     device.touch()
+    start = time.monotonic()
     answer = kvm.usable(fake_qemu(tmp_path, body), device, limit=0.3)
     assert answer[0] is works
     assert why in answer[1]
+    assert time.monotonic() - start < 3, "one that does not heed SIGTERM was waited for"
 
 
 def test_kvm_probe_without_device_or_qemu(tmp_path: Path) -> None:

@@ -19,6 +19,6 @@ class packstack::prereqs ()
     # a container shares its host's kernel: no modules to load, nothing to tune
     Package <| title == 'tuned' |>                { noop => true }
     Service <| title == 'tuned' |>                { noop => true }
-    Exec <| title == 'tuned-virtual-host' |>      { noop => true }
+    Exec <| title == 'tuned-virtual-host' |>      { noop => true, unless => '/bin/true' }
     Exec <| title == 'load-bridge' or title == 'load-bridge-netfilter' or title == 'sysctl_refresh' |> { noop => true }
 }

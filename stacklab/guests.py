@@ -1,0 +1,164 @@
+"""The probe guest: a bootable image of 10 MB that tells whether a cloud works.
+
+It is named by the hash of what it is made from, and lies in the cache with its metadata beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stacklab import files, ui
+from stacklab.errors import CommandFailed
+from stacklab.run import run
+
+PROBE = "stacklab-probe"
+SCRIPTS = files.PROJECT / "scripts"
+PROBE_SCRIPTS = ("build-probe-guest.sh", "probe-guest-init", "probe-guest-udhcpc")
+BUILD_SECONDS = 300
+
+# Measured under QEMU: 96 MiB boots, 64 MiB does not.
+_MIN_RAM = 128
+_MIN_DISK = 1
+
+# https://docs.scs.community/standards/scs-0102-v1-image-metadata; no default login user: nobody logs in.
+_PROPERTIES = {
+    "architecture": "x86_64",
+    "hw_disk_bus": "virtio",
+    "hw_qemu_guest_agent": "no",
+    "hw_vif_model": "virtio",
+    "image_description": "busybox guest of stacklab: reports on its console, answers HTTP",
+    "image_source": "private",
+    "os_purpose": "minimal",
+    "os_type": "linux",
+    "provided_until": "none",
+    "replace_frequency": "never",
+}
+
+
+@dataclass(frozen=True)
+class GuestImage:
+    """An image ready for upload. `size` in bytes, `min_disk` in GB, `min_ram` in MiB, `sha512` in hex."""
+
+    name: str
+    path: Path
+    disk_format: str
+    sha512: str
+    size: int
+    min_disk: int
+    min_ram: int
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+def probe_key(inputs: str) -> str:
+    """The name of what the scripts as they are now make of `inputs`: 12 hex digits."""
+    scripts = {name: hashlib.sha256((SCRIPTS / name).read_bytes()).hexdigest() for name in PROBE_SCRIPTS}
+    constants = [PROBE, _PROPERTIES, _MIN_RAM, _MIN_DISK]
+    return files.digest(scripts, constants, inputs)[:12]
+
+
+def build_probe(rootfs: Path, cache: Path, log: Path, *, inputs: str) -> GuestImage:
+    """The probe guest made from the kernel and the busybox of `rootfs`, built if anything changed.
+
+    `inputs` is the key of the golden image that `rootfs` belongs to: it stands for all that is
+    in there. The result is cache/guests/probe-<key>.qcow2, described by the JSON file beside
+    it; without that, or when the two do not agree, it is built anew.
+
+    Raises CommandFailed when the build fails, Busy when another one takes too long.
+    """
+    place = cache / "guests"
+    path = place / f"probe-{probe_key(inputs)}.qcow2"
+    found = _read(path)
+    if found is not None:
+        return found
+    with files.lock(path.with_suffix(".lock"), f"the probe guest {path.name}", wait=BUILD_SECONDS):
+        found = _read(path)
+        if found is not None:
+            return found
+        with ui.step(f"building the probe guest {path.name}"):
+            return _build(rootfs, path, log)
+
+
+def _build(rootfs: Path, path: Path, log: Path) -> GuestImage:
+    metadata = path.with_suffix(".json")
+    # First the description goes, last it comes: an image counts only together with its own.
+    metadata.unlink(missing_ok=True)
+    for stale in path.parent.glob(f".building-{path.stem}-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".building-{path.stem}-", dir=path.parent) as work:
+        partial = Path(work) / path.name
+        run(
+            [SCRIPTS / "build-probe-guest.sh", rootfs, partial],
+            log=log,
+            timeout=BUILD_SECONDS,
+            hint=f"is {rootfs} whole? it has to hold a kernel with its modules, and busybox",
+        )
+        if not partial.is_file():
+            raise CommandFailed(
+                "the build of the probe guest ended well but left no image", hint=f"see {log}"
+            )
+        description = {
+            "name": PROBE,
+            "disk_format": "qcow2",
+            "sha512": _sha512(partial),
+            "size": partial.stat().st_size,
+            "min_disk": _MIN_DISK,
+            "min_ram": _MIN_RAM,
+            "properties": {
+                **_PROPERTIES,
+                **_system(rootfs),
+                "image_build_date": f"{datetime.now(UTC):%Y-%m-%d}",
+            },
+        }
+        partial.replace(path)
+    files.write_json(metadata, description)
+    return _image(path, description)
+
+
+def _read(path: Path) -> GuestImage | None:
+    """The image at `path`, or None where it is not there or is not what its description says."""
+    try:
+        description = files.read_json(path.with_suffix(".json"))
+        image = _image(path, description) if description else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    if image is None or not path.is_file() or path.stat().st_size != image.size:
+        return None
+    return image if _sha512(path) == image.sha512 else None
+
+
+def _image(path: Path, description: dict[str, Any]) -> GuestImage:
+    return GuestImage(
+        name=description["name"],
+        path=path,
+        disk_format=description["disk_format"],
+        sha512=description["sha512"],
+        size=description["size"],
+        min_disk=description["min_disk"],
+        min_ram=description["min_ram"],
+        properties=dict(description["properties"]),
+    )
+
+
+def _system(rootfs: Path) -> dict[str, str]:
+    """os_distro and os_version, from the tree that the kernel and busybox come from."""
+    for place in ("usr/lib/os-release", "etc/os-release"):
+        if (rootfs / place).is_file():
+            lines = (rootfs / place).read_text(encoding="utf-8").splitlines()
+            values = dict(line.split("=", 1) for line in lines if "=" in line)
+            return {
+                "os_distro": values.get("ID", "debian").strip('"'),
+                "os_version": values.get("VERSION_ID", "unknown").strip('"'),
+            }
+    return {"os_distro": "debian", "os_version": "unknown"}
+
+
+def _sha512(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha512").hexdigest()

@@ -1,0 +1,300 @@
+"""A lab as a whole: up, reset, down, status."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stacklab import (
+    base,
+    cloud,
+    files,
+    glance,
+    guests,
+    namespace,
+    nodes,
+    packstack,
+    remote,
+    settle,
+    snapshots,
+    stages,
+    topology,
+    ui,
+    verify,
+)
+from stacklab.base import Golden
+from stacklab.errors import LabError
+from stacklab.plan import Plan, from_json, resolve
+from stacklab.providers.lxc import Lxc
+from stacklab.run import run
+from stacklab.stages import Progress, Stage
+
+TOPOLOGIES = files.PROJECT / "topologies"
+VERIFY_VERSION = 1
+
+
+def plan_for(name: str, lab: str = "", distribution: str = "auto", provider: str = "auto") -> Plan:
+    """The Plan of a topology file or name. Raises InvalidInput with all that is wrong."""
+    return resolve(topology.load(name, TOPOLOGIES), lab=lab, distribution=distribution, provider=provider)
+
+
+def existing() -> list[str]:
+    """The names of the labs of this checkout."""
+    return sorted(path.parent.name for path in files.labs_dir().glob("*/plan.json"))
+
+
+def open_plan(name: str = "") -> Plan:
+    """The Plan of a lab that was made; without a name, of the only one there is."""
+    labs = existing()
+    if not name:
+        if not labs:
+            raise LabError("there is no lab here", hint="make one: scripts/stacklab up --topology two-node")
+        if len(labs) > 1:
+            raise LabError(f"which lab? there are {', '.join(labs)}", hint=f"say --lab {labs[0]}")
+        name = labs[0]
+    saved = files.read_json(files.labs_dir() / name / "plan.json")
+    if saved is None:
+        raise LabError(f"there is no lab {name!r} here", hint=f"there are: {', '.join(labs) or 'none'}")
+    plan = from_json(saved["plan"])
+    if (plan.directory / "secrets.json").is_file():
+        packstack.secrets(plan)  # hides them in all output
+    return plan
+
+
+@contextmanager
+def locked(plan: Plan) -> Iterator[None]:
+    """Hold the lab: one command at a time works on it."""
+    with files.lock(files.labs_dir() / f".{plan.lab}.lock", f"the lab {plan.lab}", wait=5.0):
+        yield
+
+
+def provider_of(plan: Plan) -> Lxc:
+    """The provider of a lab that exists, on the golden image that it was made from."""
+    saved = files.read_json(plan.directory / "golden.json")
+    if saved is None:
+        raise LabError(f"the lab {plan.lab} was never whole", hint="run `invoke up` or `invoke down`")
+    return Lxc(plan, Golden(saved["name"], saved["key"], Path(saved["directory"])))
+
+
+# -- up ----------------------------------------------------------------------------------
+
+
+def stages_of(plan: Plan, golden: Golden) -> list[Stage]:
+    """The stages with their keys, in order."""
+    provider = Lxc(plan, golden)
+    shape = {name: value for name, value in plan.as_json().items() if name != "reasons"}
+    for name in ("services", "answers", "tenant", "provider_network", "description", "file"):
+        shape["topology"].pop(name)  # these belong to later stages
+    made = [golden.name, files.tree_digest(files.PROJECT / "stacklab" / "data" / "seed")]
+    keys = [files.digest("nodes", shape, *made)]
+    for name, inputs in (
+        ("openstack", packstack.shape(plan)),
+        ("cloud", cloud.definition(plan)),
+        ("images", guests.probe_key(golden.key)),
+        ("verified", VERIFY_VERSION),
+    ):
+        keys.append(files.digest(name, inputs, keys[-1]))
+    controller = plan.topology.controller.name
+    acts: tuple[tuple[Any, tuple[str, ...]], ...] = (
+        (lambda: _make_nodes(plan, provider), tuple(" ".join(words) for words in provider.create_commands())),
+        (lambda: packstack.deploy(plan), (f"on {controller}: {packstack.command()}",)),
+        (lambda: cloud.build(plan), ("openstacksdk: project demo, networks, router, flavors, rules, key pair",)),
+        (lambda: upload_probe(plan, golden), ("scripts/build-probe-guest.sh", "PUT /v2/images/…/file (probe)")),
+        (lambda: show(verify.verify(plan)), ("openstacksdk: two instances; ping, HTTP, metadata, console",)),
+    )
+    return [
+        Stage(name, key, act, commands) for name, key, (act, commands) in zip(stages.NAMES, keys, acts, strict=True)
+    ]
+
+
+def up(plan: Plan) -> None:
+    """Bring the lab up, from the deepest state that fits the plan."""
+    with locked(plan):
+        start = time.monotonic()
+        for reason in plan.reasons:
+            ui.say(reason)
+        golden = base.build(plan.distribution, plan.provider)
+        plan.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        packstack.secrets(plan)
+        provider = Lxc(plan, golden)
+        todo = stages_of(plan, golden)
+        begin = stages.start_of(plan, provider, todo)
+        if begin.snapshot is not None:
+            _restore(plan, provider, begin.snapshot)
+        elif begin.done:
+            _wake(plan, provider)
+        if begin.done == len(todo):
+            ui.say(f"the lab {plan.lab} is up and healthy ({ui.duration(time.monotonic() - start)})", style="bold green")
+            return
+        if begin.done:
+            ui.say(f"going on after the stage {todo[begin.done - 1].name}")
+
+        def restore(name: str) -> None:
+            _restore(plan, provider, snapshots.get(plan, name))
+
+        stages.run_stages(plan, provider, todo, begin.done, restore)
+        ui.say(f"the lab {plan.lab} is up ({ui.duration(time.monotonic() - start)})", style="bold green")
+
+
+def _make_nodes(plan: Plan, provider: Lxc) -> None:
+    for path in (plan.directory / "snapshots").glob("*.json"):
+        path.unlink()  # their layers lie on an image that is no longer the lab's
+    files.write_json(
+        plan.directory / "golden.json",
+        {"name": provider.golden.name, "key": provider.golden.key, "directory": str(provider.golden.directory)},
+    )
+    with ui.step("creating the nodes with Vagrant"):
+        provider.create()
+    nodes.check(plan)
+
+
+def upload_probe(plan: Plan, golden: Golden) -> None:
+    """Build the probe guest if need be and put it into Glance."""
+    log = plan.directory / "logs" / "images.log"
+    image = guests.build_probe(golden.rootfs, golden.key, log)
+    with namespace.entered(plan):
+        done = glance.upload(cloud.connect(plan).image, image, visibility="public", deadline=600)
+    ui.say(f"image {image.name} ({image.size // 1024} KiB): {done.status}")
+
+
+def _wake(plan: Plan, provider: Lxc) -> None:
+    """Make sure that nodes which should run do run, and that the cloud answers."""
+    if all(provider.running().values()) and namespace.is_whole(plan):
+        if stages.progress(plan).stage == "nodes" or not settle.quick(plan):
+            return
+        settle.settle(plan)
+        return
+    with ui.step("starting the nodes (were they stopped by a reboot?)"):
+        _boot(plan, provider, stages.progress(plan).stage)
+
+
+def _restore(plan: Plan, provider: Lxc, snapshot: snapshots.Snapshot) -> None:
+    with ui.step(f"restoring the snapshot {snapshot.name}"):
+        stages.set_progress(plan, Progress(working=f"restore of {snapshot.name}"))
+        snapshots.restore(plan, provider, snapshot)
+        _boot(plan, provider, snapshot.stage)
+        stages.set_progress(plan, Progress(snapshot.stage, snapshot.key))
+
+
+def _boot(plan: Plan, provider: Lxc, stage: str) -> None:
+    since = datetime.now(UTC).replace(microsecond=0)
+    provider.start()
+    if stage == "nodes":
+        nodes.check(plan)
+    else:
+        answers = settle.settle(plan, since=since)
+        rows = [(answer.name, ui.duration(answer.seconds)) for answer in answers]
+        ui.table("Back after", ("what", "seconds"), rows)
+
+
+# -- the other commands --------------------------------------------------------------------
+
+
+def reset(plan: Plan, to: str = "") -> None:
+    """Bring the state after a stage, or of a named snapshot, back. The default is the deepest stage's."""
+    with locked(plan):
+        provider = provider_of(plan)
+        names = [snapshot.name for snapshot in snapshots.listed(plan)]
+        if not to:
+            to = next((name for name in reversed(stages.NAMES) if name in names), stages.NAMES[-1])
+        start = time.monotonic()
+        _restore(plan, provider, snapshots.get(plan, to))
+        ui.say(f"the lab {plan.lab} is as it was at {to} ({ui.duration(time.monotonic() - start)})", style="bold green")
+
+
+def save(plan: Plan, name: str) -> None:
+    """Save a named snapshot of the running lab."""
+    snapshots.check_name(name, stages.NAMES)
+    with locked(plan):
+        there = stages.progress(plan)
+        if there.working or not there.stage:
+            raise LabError(f"the lab is in the middle of {there.working or 'nothing'}", hint="`invoke up` completes it")
+        with ui.step(f"snapshot {name}"):
+            snapshots.save(plan, provider_of(plan), name, there.stage, there.key)
+
+
+def forget(plan: Plan, name: str) -> None:
+    """Delete a snapshot."""
+    with locked(plan):
+        snapshots.delete(plan, provider_of(plan), name)
+
+
+def down(name: str) -> None:
+    """Remove everything that `up` made for a lab; fine when there is nothing."""
+    directory = files.labs_dir() / name
+    lock = files.labs_dir() / f".{name}.lock"
+    if not directory.exists():
+        ui.say(f"there is no lab {name}: nothing to remove")
+        lock.unlink(missing_ok=True)
+        _remove_empty()
+        return
+    with files.lock(lock, f"the lab {name}", wait=30.0), ui.step(f"removing the lab {name}"):
+        saved = files.read_json(directory / "plan.json")
+        if saved is not None:
+            provider_of(from_json(saved["plan"])).destroy()
+        run(["rm", "-rf", "--one-file-system", directory], timeout=600)
+        lock.unlink(missing_ok=True)
+    _remove_empty()
+
+
+def _remove_empty() -> None:
+    """Directories and the mount that the last lab leaves behind."""
+    netns = Path("/run/netns")
+    if netns.is_mount() and not any(netns.iterdir()):
+        run(["umount", netns], check=False)
+    for path in (netns, Path("/run/stacklab/cgroups"), Path("/run/stacklab"), files.labs_dir(), files.labs_dir().parent):
+        with suppress(OSError):
+            path.rmdir()
+
+
+def show(rows: list[verify.Row]) -> None:
+    """Print the verification table."""
+    ui.table("Verified", ("what", "result", "after"), [(row.what, row.result, ui.duration(row.seconds)) for row in rows])
+
+
+def status(plan: Plan) -> dict[str, Any]:
+    """The lab's state as plain values."""
+    there = stages.progress(plan)
+    provider = provider_of(plan)
+    up_now = provider.running()
+    controller = plan.topology.controller.management
+    healthy = "not running"
+    if all(up_now.values()) and there.stage not in ("", "nodes"):
+        healthy = settle.quick(plan) or "all services and agents are up"
+    return {
+        "lab": plan.lab,
+        "provider": plan.provider,
+        "distribution": plan.distribution,
+        "release": plan.release,
+        "stage": there.stage,
+        "working": there.working,
+        "health": healthy,
+        "nodes": [
+            {"name": node.name, "address": node.management, "roles": list(node.roles), "running": up_now[node.name]}
+            for node in plan.topology.nodes
+        ],
+        "urls": {"identity": f"http://{controller}:5000/v3", "dashboard": f"http://{controller}/dashboard"},
+        "snapshots": [snapshot.name for snapshot in snapshots.listed(plan)],
+        "directory": str(plan.directory),
+    }
+
+
+def node_named(plan: Plan, name: str) -> Any:
+    """The node of that name; LabError names those that exist."""
+    for node in plan.topology.nodes:
+        if name in (node.name, node.fqdn):
+            return node
+    names = ", ".join(node.name for node in plan.topology.nodes)
+    raise LabError(f"the lab {plan.lab} has no node {name!r}", hint=f"there are: {names}")
+
+
+def openstack_argv(plan: Plan, words: list[str]) -> list[str]:
+    """The OpenStack client on the controller, as admin, as an ssh command."""
+    import shlex
+
+    command = ". /root/keystonerc_admin && exec openstack " + shlex.join(words)
+    return remote.ssh_argv(plan, plan.topology.controller, command)

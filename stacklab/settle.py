@@ -1,0 +1,151 @@
+"""`settle`: after nodes start or are restored, wait until the whole cloud answers again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from stacklab import cloud, namespace, remote, ui
+from stacklab.errors import CommandFailed, LabError, NotHealthy
+from stacklab.plan import Plan
+
+DEADLINE = 420.0
+# Path of each API on the controller, with the answers that mean it is there.
+_APIS = {
+    "keystone": ":5000/v3/",
+    "glance": ":9292/",
+    "placement": ":8778/",
+    "nova": ":8774/",
+    "neutron": ":9696/",
+    "horizon": ":80/dashboard/auth/login/",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One thing that came back, and after how many seconds."""
+
+    name: str
+    seconds: float
+
+
+def settle(plan: Plan, *, since: datetime | None = None, deadline: float = DEADLINE) -> list[Answer]:
+    """Wait until nodes, APIs, compute services and network agents are all up.
+
+    With `since`, a report of an agent counts only when it is newer: a restored database
+    says "up" of agents that have not started yet. Returns what came back after how long;
+    NotHealthy names what did not within `deadline` seconds, and where to look.
+    """
+    start = time.monotonic()
+    waiting: dict[str, Callable[[], str]] = {}
+    answers: list[Answer] = []
+    with ui.step("settling: nodes, APIs, agents"):
+        remote.wait_for_ssh(plan, deadline)
+        answers.append(Answer("ssh to all nodes", time.monotonic() - start))
+        with namespace.entered(plan):
+            waiting = dict(_checks(plan, since))
+            reasons: dict[str, str] = {}
+            while waiting:
+                for name in list(waiting):
+                    reasons[name] = _ask(waiting[name])
+                    if not reasons[name]:
+                        del waiting[name]
+                        answers.append(Answer(name, time.monotonic() - start))
+                    ui.detail(f"waiting for {', '.join(waiting)}")
+                if waiting and time.monotonic() - start > deadline:
+                    raise NotHealthy(_missing(plan, waiting, reasons, deadline), hint=_where(plan))
+                if waiting:
+                    time.sleep(0.5)
+    return answers
+
+
+def _ask(check: Callable[[], str]) -> str:
+    try:
+        return check()
+    except LabError as error:
+        return error.message
+    except Exception as error:  # the SDK raises many kinds while services start
+        return f"{type(error).__name__}: {error}"
+
+
+def _checks(plan: Plan, since: datetime | None) -> Iterator[tuple[str, Callable[[], str]]]:
+    for name in plan.topology.services:
+        if name in _APIS:
+            yield f"{name} API", lambda name=name: _api(plan, name)  # type: ignore[misc]
+    made: list[Any] = []
+
+    def connection() -> Any:
+        if not made:
+            made.append(cloud.connect(plan))
+        return made[0]
+
+    if "nova" in plan.topology.services:
+        yield "compute services", lambda: _compute(plan, connection(), since)
+    if "neutron" in plan.topology.services:
+        yield "network agents", lambda: _agents(plan, connection(), since)
+
+
+def _api(plan: Plan, name: str) -> str:
+    import requests
+
+    session = requests.Session()
+    session.trust_env = False
+    answer = session.get(f"http://{plan.topology.controller.management}{_APIS[name]}", timeout=10)
+    return "" if answer.status_code < 400 else f"answers {answer.status_code}"
+
+
+def _recent(text: str | None, since: datetime | None) -> bool:
+    if since is None:
+        return True
+    if not text:
+        return False
+    reported = datetime.fromisoformat(text.replace(" ", "T"))
+    return reported.replace(tzinfo=reported.tzinfo or UTC) >= since
+
+
+def _compute(plan: Plan, connection: Any, since: datetime | None) -> str:
+    services = list(connection.compute.services())
+    down = [f"{s.binary} on {s.host}" for s in services if s.state != "up" or not _recent(s.updated_at, since)]
+    expected = {node.fqdn for node in plan.topology.with_role("compute")}
+    missing = expected - {service.host for service in services if service.binary == "nova-compute"}
+    down += [f"nova-compute on {host} (not registered)" for host in sorted(missing)]
+    return f"down: {', '.join(down)}" if down else ""
+
+
+def _agents(plan: Plan, connection: Any, since: datetime | None) -> str:
+    agents = list(connection.network.agents())
+    down = [f"{a.binary} on {a.host}" for a in agents if not a.is_alive or not _recent(a.last_heartbeat_at, since)]
+    registered = {(agent.binary, agent.host) for agent in agents}
+    expected = {("neutron-openvswitch-agent", node.fqdn) for node in plan.topology.nodes}
+    for node in plan.topology.with_role("network"):
+        expected |= {(f"neutron-{kind}-agent", node.fqdn) for kind in ("dhcp", "l3", "metadata")}
+    down += [f"{binary} on {host} (not registered)" for binary, host in sorted(expected - registered)]
+    return f"down: {', '.join(down)}" if down else ""
+
+
+def _missing(
+    plan: Plan, waiting: dict[str, Callable[[], str]], reasons: dict[str, str], deadline: float
+) -> str:
+    lines = [f"  {name}: {reasons.get(name, '')}" for name in waiting]
+    for node in plan.topology.nodes:
+        try:
+            lines += [f"  {node.name}: {line}" for line in remote.script(plan, node, "settle-node").output.splitlines()]
+        except CommandFailed:
+            lines.append(f"  {node.name}: no answer by ssh")
+    return f"not back within {deadline:.0f} s:\n" + "\n".join(lines)
+
+
+def _where(plan: Plan) -> str:
+    return f"`invoke ssh {plan.topology.controller.name} -c 'journalctl -b -p err'` shows what the services say"
+
+
+def quick(plan: Plan) -> str:
+    """'' when everything is up right now, else what is not: one look, no waiting."""
+    with namespace.entered(plan):
+        for name, check in _checks(plan, None):
+            if reason := _ask(check):
+                return f"{name}: {reason}"
+    return ""

@@ -1,0 +1,80 @@
+"""Snapshots of all nodes of a lab at one moment, by name. A stage's snapshot has the stage's name."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stacklab import files
+from stacklab.errors import InvalidInput, LabError, Problem
+from stacklab.plan import Plan
+from stacklab.providers.lxc import Lxc
+
+NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`key` is that of the stage the lab was at; `created` in seconds since the epoch."""
+
+    name: str
+    stage: str
+    key: str
+    created: int
+    payload: dict[str, Any]
+
+
+def _directory(plan: Plan) -> Path:
+    return plan.directory / "snapshots"
+
+
+def listed(plan: Plan) -> tuple[Snapshot, ...]:
+    """The lab's snapshots, the oldest first. Only whole ones are ever there."""
+    found = [Snapshot(**files.read_json(path)) for path in _directory(plan).glob("[!.]*.json")]
+    return tuple(sorted(found, key=lambda snapshot: snapshot.created))
+
+
+def get(plan: Plan, name: str) -> Snapshot:
+    """The snapshot of that name; LabError names those that exist."""
+    found = {snapshot.name: snapshot for snapshot in listed(plan)}
+    if name not in found:
+        names = ", ".join(found) or "none yet"
+        raise LabError(f"there is no snapshot {name!r} of the lab {plan.lab}", hint=f"there are: {names}")
+    return found[name]
+
+
+def check_name(name: str, reserved: Sequence[str]) -> None:
+    """Raise InvalidInput unless a user may give a snapshot this name."""
+    if not NAME.fullmatch(name):
+        raise InvalidInput([Problem("", "name", f"{name!r}: take lower-case letters, digits, dashes and dots")])
+    if name in reserved:
+        raise InvalidInput([Problem("", "name", f"{name!r} is the name of a stage's own snapshot: take another")])
+
+
+def save(plan: Plan, provider: Lxc, name: str, stage: str, key: str) -> Snapshot:
+    """Capture all nodes under `name`; one of that name is replaced once the new one is whole."""
+    snapshot = Snapshot(name, stage, key, int(time.time()), provider.capture())
+    files.write_json(_directory(plan) / f"{name}.json", snapshot.__dict__)
+    _prune(plan, provider)
+    return snapshot
+
+
+def restore(plan: Plan, provider: Lxc, snapshot: Snapshot) -> None:
+    """Put all nodes back; they are stopped afterwards."""
+    provider.revert(snapshot.payload)
+    _prune(plan, provider)
+
+
+def delete(plan: Plan, provider: Lxc, name: str) -> None:
+    """Forget a snapshot and free what only it needed."""
+    get(plan, name)
+    (_directory(plan) / f"{name}.json").unlink()
+    _prune(plan, provider)
+
+
+def _prune(plan: Plan, provider: Lxc) -> None:
+    provider.prune([snapshot.payload for snapshot in listed(plan)])
