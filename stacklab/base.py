@@ -53,7 +53,9 @@ def inputs(distribution: str, provider: str) -> dict[str, Any]:
     names = (*row.elements, *PROVIDER_ELEMENTS[provider])
     return {
         "distribution": row.codename,
-        "elements": {name: files.tree_digest(own / name) if (own / name).is_dir() else "dib" for name in names},
+        "elements": {
+            name: files.tree_digest(own / name) if (own / name).is_dir() else "dib" for name in names
+        },
         "diskimage-builder": metadata.version("diskimage-builder"),
         "packstack": release.sha256,
         "environment": _fixed_environment(row),
@@ -103,7 +105,9 @@ def _build(image: Golden, distribution: str, provider: str) -> None:
             sha256 = _unpack(work / "image.tar", work / "rootfs")
             problems = contract.check(work / "rootfs", provider)
             if problems:
-                raise LabError("the built image breaks the contract:\n" + "\n".join(f"  {p}" for p in problems))
+                raise LabError(
+                    "the built image breaks the contract:\n" + "\n".join(f"  {p}" for p in problems)
+                )
     except BaseException:
         kept = files.cache_dir() / "logs" / f"{image.name}.log"
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -197,9 +201,23 @@ def _wheel(row: releases.Distribution, log: Path) -> Path:
         return found[0]
     place.mkdir(parents=True, exist_ok=True)
     requirements = log.with_name("packstack.txt")
-    requirements.write_text(f"packstack=={release.packstack} --hash=sha256:{release.sha256}\n", encoding="utf-8")
+    requirements.write_text(
+        f"packstack=={release.packstack} --hash=sha256:{release.sha256}\n", encoding="utf-8"
+    )
     run(
-        [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "-d", place, "-r", requirements],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "-d",
+            place,
+            "-r",
+            requirements,
+        ],
         log=log,
         hint="is the package index reachable?",
     )
@@ -224,7 +242,8 @@ def _unpack(archive: Path, rootfs: Path) -> str:
     rootfs.mkdir()
     digest = hashlib.sha256()
     tar = subprocess.Popen(
-        ["tar", "-x", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", str(rootfs)], stdin=subprocess.PIPE
+        ["tar", "-x", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", str(rootfs)],
+        stdin=subprocess.PIPE,
     )
     assert tar.stdin is not None
     with archive.open("rb") as source:

@@ -40,7 +40,8 @@ def build(plan: Plan) -> None:
             _tenant_network(plan, admin, project, provider)
         with ui.step("flavors"):
             for name, size in definition(plan)["flavors"].items():
-                _ensure(lambda name=name: admin.compute.find_flavor(name), admin.compute.create_flavor, name=name, **size)
+                if admin.compute.find_flavor(name) is None:
+                    admin.compute.create_flavor(name=name, **size)
         with ui.step("security-group rules and key pair"):
             for who in (ADMIN, DEMO):
                 connection = admin if who == ADMIN else connect(plan, DEMO)
@@ -82,8 +83,19 @@ def connect(plan: Plan, who: str = ADMIN) -> Any:
     # A proxy of the host's must never see what goes to the lab.
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"
     return openstack.connect(
-        auth=_auth(plan, who), region_name="RegionOne", identity_api_version=3, load_yaml_config=False, load_envvars=False
+        auth=_auth(plan, who),
+        region_name="RegionOne",
+        identity_api_version=3,
+        load_yaml_config=False,
+        load_envvars=False,
     )
+
+
+def image_adapter(plan: Plan) -> Any:
+    """A keystoneauth adapter for Glance, as admin; use it inside the lab's namespace only."""
+    from keystoneauth1.adapter import Adapter
+
+    return Adapter(connect(plan).session, service_type="image", interface="public", region_name="RegionOne")
 
 
 # -- what is made ------------------------------------------------------------------------

@@ -44,7 +44,9 @@ def _kernel(rootfs: Path) -> list[str]:
         return ["/boot has no kernel"]
     newest = kernels[-1]
     problems = []
-    if not any((rootfs / "boot" / name).is_file() for name in (f"initrd.img-{newest}", f"initramfs-{newest}.img")):
+    if not any(
+        (rootfs / "boot" / name).is_file() for name in (f"initrd.img-{newest}", f"initramfs-{newest}.img")
+    ):
         problems.append(f"the newest kernel {newest} has no initramfs")
     if not any((rootfs / "lib" / "modules" / newest).glob("modules.dep*")):
         problems.append(f"the newest kernel {newest} has no modules")
@@ -94,7 +96,16 @@ def _secrets(rootfs: Path) -> list[str]:
 
 
 # Nothing of OpenStack may run before the deployer configures it.
-_DEPLOYED = ("mariadb", "rabbitmq-server", "memcached", "apache2", "keystone", "glance-api", "nova-api", "neutron-api")
+_DEPLOYED = (
+    "mariadb",
+    "rabbitmq-server",
+    "memcached",
+    "apache2",
+    "keystone",
+    "glance-api",
+    "nova-api",
+    "neutron-api",
+)
 
 
 def _enabled(rootfs: Path) -> list[str]:
@@ -121,7 +132,9 @@ def _manifest(rootfs: Path) -> list[str]:
 def _container(rootfs: Path) -> list[str]:
     problems = []
     if (rootfs / "etc/systemd/system/systemd-udev-trigger.service").resolve() != Path("/dev/null"):
-        problems.append("systemd-udev-trigger is not masked: a container would announce the host's devices again")
+        problems.append(
+            "systemd-udev-trigger is not masked: a container would announce the host's devices again"
+        )
     if (rootfs / "etc/fstab").read_text(encoding="utf-8").strip():
         problems.append("/etc/fstab is not empty: a container's filesystems are mounted by LXC")
     unit = configparser.ConfigParser(strict=False, interpolation=None)

@@ -98,7 +98,9 @@ def lock(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
             holder = handle.read().strip() or "another process"
             if time.monotonic() >= deadline:
                 handle.close()
-                raise Busy(f"{what} is in use by {holder}", hint="wait for it to end, then try again") from None
+                raise Busy(
+                    f"{what} is in use by {holder}", hint="wait for it to end, then try again"
+                ) from None
             if not told:
                 ui.say(f"waiting for {holder} to finish with {what}")
                 told = True

@@ -85,7 +85,9 @@ def upload(
     Raises LabError, saying what Glance said and what can be done.
     """
     with _sigterm_raises(), _explained(adapter):
-        return _Upload(_Glance(adapter, time.monotonic() + deadline), image, deadline, progress).run(visibility, keep)
+        return _Upload(_Glance(adapter, time.monotonic() + deadline), image, deadline, progress).run(
+            visibility, keep
+        )
 
 
 def list_images(adapter: Adapter) -> list[Listed]:
@@ -124,7 +126,9 @@ class _Glance:
         """Seconds until the deadline; raises LabError once there are none."""
         seconds = self.end - time.monotonic()
         if seconds <= 0:
-            raise LabError("Glance took longer than the deadline allows", hint="give it more time, or look at its log")
+            raise LabError(
+                "Glance took longer than the deadline allows", hint="give it more time, or look at its log"
+            )
         return seconds
 
     def pause(self, seconds: float) -> None:
@@ -173,7 +177,9 @@ class _Glance:
         if not changes:
             return False
         response = self.call("PATCH", f"/v2/images/{row['id']}", json=changes, headers=_PATCH)
-        if response.status_code == 403 and "visibility" in {name for name in wanted if row.get(name) != wanted[name]}:
+        if response.status_code == 403 and "visibility" in {
+            name for name in wanted if row.get(name) != wanted[name]
+        }:
             raise LabError(
                 f"Glance does not let this user make an image {wanted['visibility']}",
                 hint="use an administrator's credentials, or visibility `private`",
@@ -189,7 +195,9 @@ class _Glance:
 class _Body:
     """The file as requests reads it: never more or less than `size` bytes, within the deadline."""
 
-    def __init__(self, handle: IO[bytes], size: int, left: Callable[[], float], progress: Progress | None) -> None:
+    def __init__(
+        self, handle: IO[bytes], size: int, left: Callable[[], float], progress: Progress | None
+    ) -> None:
         handle.seek(0)
         self._handle, self._size, self._left, self._progress = handle, size, left, progress
         self._sent = self._told = 0
@@ -212,7 +220,9 @@ class _Body:
 
 
 class _Upload:
-    def __init__(self, glance: _Glance, image: GuestImage, deadline: float, progress: Progress | None) -> None:
+    def __init__(
+        self, glance: _Glance, image: GuestImage, deadline: float, progress: Progress | None
+    ) -> None:
         self.glance, self.image, self.deadline, self.progress = glance, image, deadline, progress
 
     def run(self, visibility: str, keep: int) -> Uploaded:
@@ -229,7 +239,9 @@ class _Upload:
         if found is None:
             uploaded = Uploaded(self._send_new(wanted), "uploaded")
         else:
-            uploaded = Uploaded(found["id"], "properties" if self.glance.patch(found, wanted) else "unchanged")
+            uploaded = Uploaded(
+                found["id"], "properties" if self.glance.patch(found, wanted) else "unchanged"
+            )
         self._rotate(uploaded.id, keep)
         return uploaded
 
@@ -313,7 +325,9 @@ class _Upload:
             ui.detail(f"upload broken ({trouble}), trying again")
             self.glance.pause(max(wait, pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
-        raise LabError(f"Glance did not take {self.image.name}, {_ATTEMPTS} times over; the last time: {trouble}")
+        raise LabError(
+            f"Glance did not take {self.image.name}, {_ATTEMPTS} times over; the last time: {trouble}"
+        )
 
     def _put(self, image_id: str, handle: IO[bytes]) -> Any:
         # keystoneauth would send the rest of a half-read file again and get a silently short image
@@ -328,7 +342,10 @@ class _Upload:
             redirect=False,
             timeout=(min(self.glance.left(), _STALLED), self.glance.left()),
             data=_Body(handle, self.image.size, self.glance.left, self.progress),
-            headers={"Content-Type": "application/octet-stream", "X-OpenStack-Image-Size": str(self.image.size)},
+            headers={
+                "Content-Type": "application/octet-stream",
+                "X-OpenStack-Image-Size": str(self.image.size),
+            },
         )
 
     def _arrived(self, image_id: str) -> bool:
@@ -399,7 +416,10 @@ class _Upload:
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
     """Let SIGTERM unwind the stack as Ctrl-C does, where nobody else handles it."""
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    )
 
     def leave(number: int, _frame: object) -> NoReturn:
         raise SystemExit(128 + number)
@@ -419,7 +439,9 @@ def _explained(adapter: Adapter) -> Iterator[None]:
     try:
         yield
     except denied.Unauthorized as error:
-        raise LabError(f"{_who(adapter)} was refused: {error}", hint="look at user, password and project") from error
+        raise LabError(
+            f"{_who(adapter)} was refused: {error}", hint="look at user, password and project"
+        ) from error
     except denied.ClientException as error:
         raise LabError(
             f"Glance cannot be reached as {_who(adapter)}: {error}", hint="is the lab up? see `status`"
@@ -429,7 +451,9 @@ def _explained(adapter: Adapter) -> Iterator[None]:
 def _who(adapter: Adapter) -> str:
     auth = adapter.auth or adapter.session.auth
     # Of what identifies a login only what is no secret.
-    known = {str(name).removeprefix("password_"): value for name, value in auth.get_cache_id_elements().items()}
+    known = {
+        str(name).removeprefix("password_"): value for name, value in auth.get_cache_id_elements().items()
+    }
     user = known.get("username") or known.get("user_id") or "the user"
     project = known.get("project_name") or known.get("project_id") or "none"
     return f"{user} (project {project}) at {known.get('auth_url', 'the cloud')}"
@@ -465,4 +489,6 @@ def _state(handle: IO[bytes]) -> tuple[int, int]:
 
 
 def _changed(path: object) -> LabError:
-    return LabError(f"{path} is changing while it is uploaded, or not what it was", hint="build the image again")
+    return LabError(
+        f"{path} is changing while it is uploaded, or not what it was", hint="build the image again"
+    )

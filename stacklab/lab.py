@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,11 @@ VERIFY_VERSION = 1
 def plan_for(name: str, lab: str = "", distribution: str = "auto", provider: str = "auto") -> Plan:
     """The Plan of a topology file or name. Raises InvalidInput with all that is wrong."""
     return resolve(topology.load(name, TOPOLOGIES), lab=lab, distribution=distribution, provider=provider)
+
+
+def directories() -> list[str]:
+    """The names of all labs that `down` has something to remove of, half-made ones too."""
+    return sorted(path.name for path in files.labs_dir().glob("[!.]*"))
 
 
 def existing() -> list[str]:
@@ -83,8 +88,8 @@ def provider_of(plan: Plan) -> Lxc:
 # -- up ----------------------------------------------------------------------------------
 
 
-def stages_of(plan: Plan, golden: Golden) -> list[Stage]:
-    """The stages with their keys, in order."""
+def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row]], None]) -> list[Stage]:
+    """The stages with their keys, in order; `on_verified` is given the verification's rows."""
     provider = Lxc(plan, golden)
     shape = {name: value for name, value in plan.as_json().items() if name != "reasons"}
     for name in ("services", "answers", "tenant", "provider_network", "description", "file"):
@@ -102,16 +107,26 @@ def stages_of(plan: Plan, golden: Golden) -> list[Stage]:
     acts: tuple[tuple[Any, tuple[str, ...]], ...] = (
         (lambda: _make_nodes(plan, provider), tuple(" ".join(words) for words in provider.create_commands())),
         (lambda: packstack.deploy(plan), (f"on {controller}: {packstack.command()}",)),
-        (lambda: cloud.build(plan), ("openstacksdk: project demo, networks, router, flavors, rules, key pair",)),
-        (lambda: upload_probe(plan, golden), ("scripts/build-probe-guest.sh", "PUT /v2/images/…/file (probe)")),
-        (lambda: show(verify.verify(plan)), ("openstacksdk: two instances; ping, HTTP, metadata, console",)),
+        (
+            lambda: cloud.build(plan),
+            ("openstacksdk: project demo, networks, router, flavors, rules, key pair",),
+        ),
+        (
+            lambda: upload_probe(plan, golden),
+            ("scripts/build-probe-guest.sh", "PUT /v2/images/…/file (probe)"),
+        ),
+        (
+            lambda: on_verified(verify.verify(plan)),
+            ("openstacksdk: two instances; ping, HTTP, metadata, console",),
+        ),
     )
     return [
-        Stage(name, key, act, commands) for name, key, (act, commands) in zip(stages.NAMES, keys, acts, strict=True)
+        Stage(name, key, act, commands)
+        for name, key, (act, commands) in zip(stages.NAMES, keys, acts, strict=True)
     ]
 
 
-def up(plan: Plan) -> None:
+def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
     """Bring the lab up, from the deepest state that fits the plan."""
     with locked(plan):
         start = time.monotonic()
@@ -121,14 +136,17 @@ def up(plan: Plan) -> None:
         plan.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         packstack.secrets(plan)
         provider = Lxc(plan, golden)
-        todo = stages_of(plan, golden)
+        todo = stages_of(plan, golden, on_verified)
         begin = stages.start_of(plan, provider, todo)
         if begin.snapshot is not None:
             _restore(plan, provider, begin.snapshot)
         elif begin.done:
             _wake(plan, provider)
         if begin.done == len(todo):
-            ui.say(f"the lab {plan.lab} is up and healthy ({ui.duration(time.monotonic() - start)})", style="bold green")
+            ui.say(
+                f"the lab {plan.lab} is up and healthy ({ui.duration(time.monotonic() - start)})",
+                style="bold green",
+            )
             return
         if begin.done:
             ui.say(f"going on after the stage {todo[begin.done - 1].name}")
@@ -145,20 +163,35 @@ def _make_nodes(plan: Plan, provider: Lxc) -> None:
         path.unlink()  # their layers lie on an image that is no longer the lab's
     files.write_json(
         plan.directory / "golden.json",
-        {"name": provider.golden.name, "key": provider.golden.key, "directory": str(provider.golden.directory)},
+        {
+            "name": provider.golden.name,
+            "key": provider.golden.key,
+            "directory": str(provider.golden.directory),
+        },
     )
     with ui.step("creating the nodes with Vagrant"):
         provider.create()
     nodes.check(plan)
 
 
+def upload_images(plan: Plan) -> None:
+    """Upload the guest images to a lab that is up."""
+    with locked(plan):
+        upload_probe(plan, provider_of(plan).golden)
+
+
 def upload_probe(plan: Plan, golden: Golden) -> None:
     """Build the probe guest if need be and put it into Glance."""
     log = plan.directory / "logs" / "images.log"
-    image = guests.build_probe(golden.rootfs, golden.key, log)
+    image = build_probe(golden, log)
     with namespace.entered(plan):
-        done = glance.upload(cloud.connect(plan).image, image, visibility="public", deadline=600)
+        done = glance.upload(cloud.image_adapter(plan), image, visibility="public", deadline=600)
     ui.say(f"image {image.name} ({image.size // 1024} KiB): {done.status}")
+
+
+def build_probe(golden: Golden, log: Path) -> guests.GuestImage:
+    """The probe guest, built from the golden image's own kernel."""
+    return guests.build_probe(golden.rootfs, files.cache_dir(), log, inputs=golden.key)
 
 
 def _wake(plan: Plan, provider: Lxc) -> None:
@@ -203,7 +236,10 @@ def reset(plan: Plan, to: str = "") -> None:
             to = next((name for name in reversed(stages.NAMES) if name in names), stages.NAMES[-1])
         start = time.monotonic()
         _restore(plan, provider, snapshots.get(plan, to))
-        ui.say(f"the lab {plan.lab} is as it was at {to} ({ui.duration(time.monotonic() - start)})", style="bold green")
+        ui.say(
+            f"the lab {plan.lab} is as it was at {to} ({ui.duration(time.monotonic() - start)})",
+            style="bold green",
+        )
 
 
 def save(plan: Plan, name: str) -> None:
@@ -212,7 +248,9 @@ def save(plan: Plan, name: str) -> None:
     with locked(plan):
         there = stages.progress(plan)
         if there.working or not there.stage:
-            raise LabError(f"the lab is in the middle of {there.working or 'nothing'}", hint="`invoke up` completes it")
+            raise LabError(
+                f"the lab is in the middle of {there.working or 'nothing'}", hint="`invoke up` completes it"
+            )
         with ui.step(f"snapshot {name}"):
             snapshots.save(plan, provider_of(plan), name, there.stage, there.key)
 
@@ -246,41 +284,15 @@ def _remove_empty() -> None:
     netns = Path("/run/netns")
     if netns.is_mount() and not any(netns.iterdir()):
         run(["umount", netns], check=False)
-    for path in (netns, Path("/run/stacklab/cgroups"), Path("/run/stacklab"), files.labs_dir(), files.labs_dir().parent):
+    for path in (
+        netns,
+        Path("/run/stacklab/cgroups"),
+        Path("/run/stacklab"),
+        files.labs_dir(),
+        files.labs_dir().parent,
+    ):
         with suppress(OSError):
             path.rmdir()
-
-
-def show(rows: list[verify.Row]) -> None:
-    """Print the verification table."""
-    ui.table("Verified", ("what", "result", "after"), [(row.what, row.result, ui.duration(row.seconds)) for row in rows])
-
-
-def status(plan: Plan) -> dict[str, Any]:
-    """The lab's state as plain values."""
-    there = stages.progress(plan)
-    provider = provider_of(plan)
-    up_now = provider.running()
-    controller = plan.topology.controller.management
-    healthy = "not running"
-    if all(up_now.values()) and there.stage not in ("", "nodes"):
-        healthy = settle.quick(plan) or "all services and agents are up"
-    return {
-        "lab": plan.lab,
-        "provider": plan.provider,
-        "distribution": plan.distribution,
-        "release": plan.release,
-        "stage": there.stage,
-        "working": there.working,
-        "health": healthy,
-        "nodes": [
-            {"name": node.name, "address": node.management, "roles": list(node.roles), "running": up_now[node.name]}
-            for node in plan.topology.nodes
-        ],
-        "urls": {"identity": f"http://{controller}:5000/v3", "dashboard": f"http://{controller}/dashboard"},
-        "snapshots": [snapshot.name for snapshot in snapshots.listed(plan)],
-        "directory": str(plan.directory),
-    }
 
 
 def node_named(plan: Plan, name: str) -> Any:

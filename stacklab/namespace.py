@@ -110,4 +110,6 @@ def entered(plan: Plan) -> Iterator[None]:
 def _setns(descriptor: int) -> None:
     if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
-        raise LabError(f"cannot enter the network namespace: {os.strerror(number)}", hint="stacklab needs root")
+        raise LabError(
+            f"cannot enter the network namespace: {os.strerror(number)}", hint="stacklab needs root"
+        )

@@ -46,7 +46,10 @@ def _ways(plan: Plan) -> list[str]:
     problems = []
     for node in plan.topology.nodes:
         targets = [
-            address for other in plan.topology.nodes if other != node for address in (other.management, other.tunnel)
+            address
+            for other in plan.topology.nodes
+            if other != node
+            for address in (other.management, other.tunnel)
         ]
         for target in targets:
             if remote.ssh(plan, node, f"ping -q -c 1 -W 5 {target}", check=False).code != 0:
@@ -55,7 +58,9 @@ def _ways(plan: Plan) -> list[str]:
         command = f"ssh -o BatchMode=yes -o StrictHostKeyChecking=yes root@{node.management} hostname -f"
         result = remote.ssh(plan, plan.topology.controller, command, check=False)
         if result.output.strip() != node.fqdn:
-            problems.append(f"{plan.topology.controller.name}: no ssh as root to {node.name}: {result.output.strip()}")
+            problems.append(
+                f"{plan.topology.controller.name}: no ssh as root to {node.name}: {result.output.strip()}"
+            )
     return problems
 
 

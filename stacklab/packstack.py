@@ -139,7 +139,7 @@ class Watch:
                 except CommandFailed:
                     continue  # a busy node; the deadline bounds it
                 for row in found.splitlines():
-                    self._seen(*(row.split("\t") + ["", "", ""])[:3])
+                    self._seen(*[*row.split("\t"), "", ""][:3])
             if self.dead:
                 self._end_packstack()
                 return
@@ -156,17 +156,26 @@ class Watch:
 
     def _end_packstack(self) -> None:
         # It would wait for ever for the end of a puppet that is gone.
-        remote.ssh(self.plan, self.plan.topology.controller, "pkill -f 'packstack --answer-file'", check=False)
+        remote.ssh(
+            self.plan, self.plan.topology.controller, "pkill -f 'packstack --answer-file'", check=False
+        )
 
 
 _SLOW = re.compile(
-    r"running for more than \d+ seconds|execution expired|timed? ?out|Timeout|did not end within", re.IGNORECASE
+    r"running for more than \d+ seconds|execution expired|timed? ?out|Timeout|did not end within",
+    re.IGNORECASE,
 )
 _HINTS = (
-    (re.compile(r"1045|Access denied for user 'root'"), "MariaDB has another lab's password: `invoke down`, then `up`"),
+    (
+        re.compile(r"1045|Access denied for user 'root'"),
+        "MariaDB has another lab's password: `invoke down`, then `up`",
+    ),
     (re.compile(r"No space left"), "a node's disk is full: see `df` on the host"),
     (_SLOW, "the machine is loaded: let it rest, then run `invoke up` again"),
-    (re.compile(r"[Cc]ould not (find|resolve)|Unknown (function|variable)"), "a Puppet module is missing or too old"),
+    (
+        re.compile(r"[Cc]ould not (find|resolve)|Unknown (function|variable)"),
+        "a Puppet module is missing or too old",
+    ),
     (re.compile(r"no address for"), "an interface that the answer file names has no address on that node"),
 )
 
@@ -174,11 +183,10 @@ _HINTS = (
 def _explain(plan: Plan, watch: Watch, error: LabError) -> LabError:
     place = fetch_logs(plan)
     first = first_error(place) or " ".join(watch.errors) or error.message
-    if watch.dead:
-        message = f"{watch.dead}: its puppet died"
-    else:
-        message = f"Packstack failed: {redact.text(first)}"
-    hint = next((text for pattern, text in _HINTS if pattern.search(first)), "the first error is the one to look at")
+    message = f"{watch.dead}: its puppet died" if watch.dead else f"Packstack failed: {redact.text(first)}"
+    hint = next(
+        (text for pattern, text in _HINTS if pattern.search(first)), "the first error is the one to look at"
+    )
     slow = _SLOW.search(first) or "did not end within" in error.message
     kind = TimedOut if slow else LabError
     return kind(f"{message}\n  logs: {place}", hint=hint)
@@ -190,13 +198,15 @@ def fetch_logs(plan: Plan) -> Path:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     for node in plan.topology.nodes:
-        with_logs = "cd /var/tmp/packstack 2>/dev/null && find . -name '*.log' -o -name '*.running' -o -name '*.finished'"
+        with_logs = "cd /var/tmp/packstack && find . -name '*.log' -o -name '*.running' -o -name '*.finished'"
         try:
             listed = remote.ssh(plan, node, with_logs, check=False).output.split()
         except CommandFailed:
             continue  # the node is gone; the others' logs are worth having
         for name in listed:
-            target = place / node.name / Path(name).name.replace(".running", ".log").replace(".finished", ".log")
+            target = (
+                place / node.name / Path(name).name.replace(".running", ".log").replace(".finished", ".log")
+            )
             content = run(
                 [*remote.ssh_argv(plan, node), f"cat /var/tmp/packstack/{name}"], check=False, timeout=60
             ).output

@@ -83,17 +83,12 @@ def resolve(topology: Topology, *, lab: str = "", distribution: str = "auto", pr
     release = topology.release if topology.release != "auto" else row.release
     problems = []
     if chosen_provider not in row.providers:
-        problems.append(
-            Problem(topology.file, "provider", f"{chosen_provider} has no {chosen} image: take {', '.join(row.providers)}")
-        )
-    if chosen not in releases.release(release).distributions:
-        problems.append(
-            Problem(
-                topology.file,
-                "release",
-                f"{release} does not run on {chosen}: take {', '.join(releases.release(release).distributions)}",
-            )
-        )
+        message = f"{chosen_provider} has no {chosen} image: take {', '.join(row.providers)}"
+        problems.append(Problem(topology.file, "provider", message))
+    runs_on = releases.release(release).distributions
+    if chosen not in runs_on:
+        message = f"{release} does not run on {chosen}: take {', '.join(runs_on)}"
+        problems.append(Problem(topology.file, "release", message))
     if problems:
         raise InvalidInput(problems)
     datapath = "system" if kernel_datapath() else "netdev"
@@ -117,7 +112,11 @@ def kernel_datapath() -> bool:
         return True
     try:
         subprocess.run(
-            ["modprobe", "openvswitch"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=20
+            ["modprobe", "openvswitch"],
+            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=20,
         )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return False

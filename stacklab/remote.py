@@ -38,7 +38,9 @@ def ssh(
     return run(argv, log=log, timeout=timeout, check=check, stdin=stdin, hint=hint, each_line=each_line)
 
 
-def script(plan: Plan, node: Node, name: str, *args: str, log: Path | None = None, timeout: float = 120) -> Result:
+def script(
+    plan: Plan, node: Node, name: str, *args: str, log: Path | None = None, timeout: float = 120
+) -> Result:
     """Run one of scripts/ on a node; its text goes over standard input."""
     text = (SCRIPTS / name).read_text(encoding="utf-8")
     return ssh(plan, node, " ".join(["bash", "-s", "--", *args]), log=log, timeout=timeout, stdin=text)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
@@ -17,8 +17,8 @@ from typing import IO
 from stacklab import redact
 from stacklab.errors import CommandFailed
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+# A killed stacklab must not leave a build running that the next run would start again.
+_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM", "--")
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,6 @@ class Result:
 
     code: int
     output: str
-
-
-def _die_with_parent() -> None:
-    # A killed stacklab must not leave a build running that the next run would start again.
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop(process: subprocess.Popen[str], grace: float = 10.0) -> None:
@@ -84,23 +79,19 @@ def run(
         if record is not None:
             record.write(f"$ {redact.text(shlex.join(words))}\n")
             record.flush()
-        try:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if merge_stderr else subprocess.DEVNULL,
-                text=True,
-                errors="replace",
-                cwd=cwd,
-                env={**os.environ, **env} if env else None,
-                process_group=0,
-                preexec_fn=_die_with_parent,
-            )
-        except FileNotFoundError as error:
-            raise CommandFailed(
-                f"{words[0]}: not found", hint=hint or "run `scripts/stacklab doctor` to see what is missing"
-            ) from error
+        if shutil.which(words[0]) is None:
+            raise CommandFailed(f"{words[0]}: not found", hint=hint or "`invoke doctor` says what to install")
+        process = subprocess.Popen(
+            [*_WITH_PARENT, *words],
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merge_stderr else subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            cwd=cwd,
+            env={**os.environ, **env} if env else None,
+            process_group=0,
+        )
         expired = threading.Event()
 
         def expire() -> None:

@@ -10,7 +10,6 @@ import hashlib
 import shutil
 import uuid
 from ipaddress import ip_network
-from pathlib import Path
 
 from stacklab import files, releases
 from stacklab.model import Node
@@ -50,7 +49,20 @@ def _keys(plan: Plan) -> None:
     for name in ("id_ed25519", *(f"host_{node.name}" for node in plan.topology.nodes)):
         if not (keys / f"{name}.pub").is_file():
             (keys / name).unlink(missing_ok=True)
-            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"stacklab {plan.lab}", "-f", keys / name])
+            run(
+                [
+                    "ssh-keygen",
+                    "-q",
+                    "-t",
+                    "ed25519",
+                    "-N",
+                    "",
+                    "-C",
+                    f"stacklab {plan.lab}",
+                    "-f",
+                    keys / name,
+                ]
+            )
 
 
 def _machine_id(plan: Plan, node: Node) -> str:
@@ -85,7 +97,10 @@ def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple
         "etc/resolv.conf": ("# no name server: every name a node needs is in /etc/hosts\n", 0o644),
         "etc/ssh/ssh_known_hosts": (known, 0o644),
         "etc/ssh/ssh_host_ed25519_key": ((keys / f"host_{node.name}").read_text(encoding="utf-8"), 0o600),
-        "etc/ssh/ssh_host_ed25519_key.pub": ((keys / f"host_{node.name}.pub").read_text(encoding="utf-8"), 0o644),
+        "etc/ssh/ssh_host_ed25519_key.pub": (
+            (keys / f"host_{node.name}.pub").read_text(encoding="utf-8"),
+            0o644,
+        ),
         "etc/ssh/sshd_config.d/10-stacklab.conf": (
             "HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\nUseDNS no\n",
             0o644,
@@ -164,4 +179,3 @@ def ssh_config(plan: Plan) -> str:
             f"  ProxyCommand nsenter --net=/run/netns/{plan.namespace} nc %h %p",
         ]
     return "\n".join(lines) + "\n"
-

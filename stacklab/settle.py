@@ -108,7 +108,9 @@ def _recent(text: str | None, since: datetime | None) -> bool:
 
 def _compute(plan: Plan, connection: Any, since: datetime | None) -> str:
     services = list(connection.compute.services())
-    down = [f"{s.binary} on {s.host}" for s in services if s.state != "up" or not _recent(s.updated_at, since)]
+    down = [
+        f"{s.binary} on {s.host}" for s in services if s.state != "up" or not _recent(s.updated_at, since)
+    ]
     expected = {node.fqdn for node in plan.topology.with_role("compute")}
     missing = expected - {service.host for service in services if service.binary == "nova-compute"}
     down += [f"nova-compute on {host} (not registered)" for host in sorted(missing)]
@@ -117,7 +119,9 @@ def _compute(plan: Plan, connection: Any, since: datetime | None) -> str:
 
 def _agents(plan: Plan, connection: Any, since: datetime | None) -> str:
     agents = list(connection.network.agents())
-    down = [f"{a.binary} on {a.host}" for a in agents if not a.is_alive or not _recent(a.last_heartbeat_at, since)]
+    down = [
+        f"{a.binary} on {a.host}" for a in agents if not a.is_alive or not _recent(a.last_heartbeat_at, since)
+    ]
     registered = {(agent.binary, agent.host) for agent in agents}
     expected = {("neutron-openvswitch-agent", node.fqdn) for node in plan.topology.nodes}
     for node in plan.topology.with_role("network"):
@@ -132,14 +136,19 @@ def _missing(
     lines = [f"  {name}: {reasons.get(name, '')}" for name in waiting]
     for node in plan.topology.nodes:
         try:
-            lines += [f"  {node.name}: {line}" for line in remote.script(plan, node, "settle-node").output.splitlines()]
+            lines += [
+                f"  {node.name}: {line}"
+                for line in remote.script(plan, node, "settle-node").output.splitlines()
+            ]
         except CommandFailed:
             lines.append(f"  {node.name}: no answer by ssh")
     return f"not back within {deadline:.0f} s:\n" + "\n".join(lines)
 
 
 def _where(plan: Plan) -> str:
-    return f"`invoke ssh {plan.topology.controller.name} -c 'journalctl -b -p err'` shows what the services say"
+    return (
+        f"`invoke ssh {plan.topology.controller.name} -c 'journalctl -b -p err'` shows what the services say"
+    )
 
 
 def quick(plan: Plan) -> str:

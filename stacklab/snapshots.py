@@ -50,9 +50,13 @@ def get(plan: Plan, name: str) -> Snapshot:
 def check_name(name: str, reserved: Sequence[str]) -> None:
     """Raise InvalidInput unless a user may give a snapshot this name."""
     if not NAME.fullmatch(name):
-        raise InvalidInput([Problem("", "name", f"{name!r}: take lower-case letters, digits, dashes and dots")])
+        raise InvalidInput(
+            [Problem("", "name", f"{name!r}: take lower-case letters, digits, dashes and dots")]
+        )
     if name in reserved:
-        raise InvalidInput([Problem("", "name", f"{name!r} is the name of a stage's own snapshot: take another")])
+        raise InvalidInput(
+            [Problem("", "name", f"{name!r} is the name of a stage's own snapshot: take another")]
+        )
 
 
 def save(plan: Plan, provider: Lxc, name: str, stage: str, key: str) -> Snapshot:

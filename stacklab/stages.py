@@ -65,7 +65,9 @@ def start_of(plan: Plan, provider: Lxc, stages: list[Stage]) -> Start:
     return best
 
 
-def run_stages(plan: Plan, provider: Lxc, stages: list[Stage], done: int, restore: Callable[[str], None]) -> None:
+def run_stages(
+    plan: Plan, provider: Lxc, stages: list[Stage], done: int, restore: Callable[[str], None]
+) -> None:
     """Run what is left, a snapshot after each.
 
     A stage that failed for slowness is tried once more, from the snapshot before it.
@@ -80,7 +82,9 @@ def run_stages(plan: Plan, provider: Lxc, stages: list[Stage], done: int, restor
                 if number == 0:
                     raise
                 ui.warn(f"{error.message}\n{error.hint}")
-                ui.warn(f"trying the stage {stage.name} once more, from the snapshot {stages[number - 1].name}")
+                ui.warn(
+                    f"trying the stage {stage.name} once more, from the snapshot {stages[number - 1].name}"
+                )
                 restore(stages[number - 1].name)
                 set_progress(plan, Progress(before.stage, before.key, working=stage.name))
                 stage.act()

@@ -309,9 +309,7 @@ def _answers(check: Checker, value: Any) -> dict[str, str]:
         elif owned:
             check.problem(path, f"'{key}' {owned}")
         elif not isinstance(item, str | int | float):
-            check.problem(
-                path, f"{show(item)} is not a single value: write text or a number, or '' for none"
-            )
+            check.problem(path, f"{show(item)} is not a single value: write text or a number, or '' for none")
         elif isinstance(item, str) and not item.isprintable():
             check.problem(path, f"{show(item)} does not fit on a line of the answer file: write one line")
         else:

@@ -61,7 +61,9 @@ def _boot_and_ask(plan: Plan, demo: Any) -> list[Row]:
     image = demo.image.find_image(IMAGE)
     flavor = demo.compute.find_flavor(FLAVOR)
     if image is None or flavor is None:
-        raise NotHealthy(f"the cloud has no image {IMAGE} or no flavor {FLAVOR}", hint="`invoke up` makes them")
+        raise NotHealthy(
+            f"the cloud has no image {IMAGE} or no flavor {FLAVOR}", hint="`invoke up` makes them"
+        )
     start = time.monotonic()
     servers = {
         name: demo.compute.create_server(
@@ -80,7 +82,9 @@ def _boot_and_ask(plan: Plan, demo: Any) -> list[Row]:
         host = ready.hypervisor_hostname or ready.compute_host or "a compute node"
         rows.append(Row(f"instance on the {name} network", f"ACTIVE on {host}", time.monotonic() - start))
     addresses = {
-        "provider": next(iter(demo.network.ports(device_id=servers["provider"].id))).fixed_ips[0]["ip_address"],
+        "provider": next(iter(demo.network.ports(device_id=servers["provider"].id))).fixed_ips[0][
+            "ip_address"
+        ],
         "tenant": _floating_ip(demo, servers["tenant"], network["provider"]),
     }
     for name, server in servers.items():
@@ -106,11 +110,11 @@ def _active(demo: Any, server: Any) -> Any:
             reason = (server.fault or {}).get("message", "no reason given")
             raise NotHealthy(
                 f"instance {server.name} failed: {reason}",
-                hint="on the compute node: /var/log/nova/nova-compute.log; on the controller: nova-conductor.log",
+                hint="see nova-compute.log on the compute node and nova-conductor.log on the controller",
             )
         time.sleep(1)
     raise NotHealthy(
-        f"instance {server.name} was still {server.status} ({server.task_state}) after {ACTIVE_SECONDS:.0f} s",
+        f"{server.name} was still {server.status} ({server.task_state}) after {ACTIVE_SECONDS:.0f} s",
         hint="on the compute node: /var/log/nova/nova-compute.log",
     )
 
@@ -127,7 +131,13 @@ def _answers(plan: Plan, demo: Any, name: str, server: Any, address: str) -> lis
     start = time.monotonic()
 
     def ask(what: str, question: Callable[[], str]) -> None:
-        rows.append(Row(f"{kind} {address}: {what}", _until(plan, demo, server, address, what, question), _since(start)))
+        rows.append(
+            Row(
+                f"{kind} {address}: {what}",
+                _until(plan, demo, server, address, what, question),
+                _since(start),
+            )
+        )
 
     ask("ping", lambda: _ping(address))
     ask("HTTP and metadata", lambda: _page(address, server.id))
@@ -149,10 +159,11 @@ def _until(plan: Plan, demo: Any, server: Any, address: str, what: str, question
         except (LabError, OSError):
             pass
         time.sleep(1)
-    tail = "\n".join(f"    {line}" for line in _console_text(demo, server).splitlines()[-15:])
+    tail = "".join(f"\n    {line}" for line in _console_text(demo, server).splitlines()[-15:])
+    network_node = plan.topology.with_role("network")[0].name
     raise NotHealthy(
-        f"{server.name} at {address} did not answer within {ANSWER_SECONDS:.0f} s: {what}\n  its console says:\n{tail}",
-        hint=f"agents on {plan.topology.with_role('network')[0].name}: /var/log/neutron/; ports: `invoke openstack -- port list`",
+        f"{server.name} at {address}: no {what} within {ANSWER_SECONDS:.0f} s; its console says:{tail}",
+        hint=f"see /var/log/neutron on {network_node}, and `invoke openstack -- port list`",
     )
 
 
@@ -194,4 +205,3 @@ def _sweep(demo: Any) -> None:
         demo.compute.wait_for_delete(server, wait=120)
     for group in demo.network.security_groups(name=PREFIX, project_id=demo.current_project_id):
         demo.network.delete_security_group(group)
-

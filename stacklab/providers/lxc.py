@@ -96,7 +96,9 @@ class Lxc:
         Path("/etc/lxc").mkdir(exist_ok=True)  # the mount point for the lab's own
         self._write_box()
         files.write_json(
-            self.directory / "plan.json", {"plan": self.plan.as_json(), "vagrant": self._vagrant()}, mode=0o600
+            self.directory / "plan.json",
+            {"plan": self.plan.as_json(), "vagrant": self._vagrant()},
+            mode=0o600,
         )
         namespace.create(self.plan, self.log)
 
@@ -138,7 +140,9 @@ class Lxc:
         management = self.plan.topology.management
         prefix = ip_network(management.cidr).prefixlen
         pairs: list[list[str]] = []
-        for number, (interface, bridge) in enumerate(zip(("eth0", "eth1", "eth2"), namespace.BRIDGES, strict=True)):
+        for number, (interface, bridge) in enumerate(
+            zip(("eth0", "eth1", "eth2"), namespace.BRIDGES, strict=True)
+        ):
             net = f"net.{number}"
             pairs += [
                 [f"{net}.type", "veth"],
@@ -189,7 +193,9 @@ class Lxc:
         if not self.exists() or not namespace.path(self.plan).exists():
             return dict.fromkeys((node.name for node in self.plan.topology.nodes), False)
         listed = run(
-            [*self._enter(), "lxc-ls", "--fancy", "--fancy-format", "NAME,STATE"], check=False, merge_stderr=False
+            [*self._enter(), "lxc-ls", "--fancy", "--fancy-format", "NAME,STATE"],
+            check=False,
+            merge_stderr=False,
         ).output
         states = dict(line.split()[:2] for line in listed.splitlines() if len(line.split()) >= 2)
         return {node.name: states.get(node.name) == "RUNNING" for node in self.plan.topology.nodes}
@@ -238,7 +244,8 @@ class Lxc:
             if config.is_file():
                 lines = config.read_text(encoding="utf-8").splitlines()
                 lines = [
-                    f"lxc.rootfs.path = {value}" if line.startswith("lxc.rootfs.path") else line for line in lines
+                    f"lxc.rootfs.path = {value}" if line.startswith("lxc.rootfs.path") else line
+                    for line in lines
                 ]
                 files.write(config, "\n".join(lines) + "\n")
 
@@ -265,7 +272,10 @@ class Lxc:
             for node in self.plan.topology.nodes:
                 target = partial / node.name
                 target.mkdir(parents=True)
-                run(["cp", "-a", "--reflink=auto", self._layer(state["upper"], node), target / "upper"], timeout=600)
+                run(
+                    ["cp", "-a", "--reflink=auto", self._layer(state["upper"], node), target / "upper"],
+                    timeout=600,
+                )
         partial.rename(self.directory / "layers" / name)
         return {"layers": [name, *state["base"]]}
 

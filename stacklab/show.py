@@ -1,0 +1,211 @@
+"""What the tasks show of a lab: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from stacklab import (
+    base,
+    cloud,
+    doctor,
+    files,
+    glance,
+    guests,
+    lab,
+    namespace,
+    settle,
+    snapshots,
+    stages,
+    topology,
+    ui,
+    verify,
+)
+from stacklab.errors import LabError
+from stacklab.plan import Plan
+from stacklab.providers.lxc import Lxc
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def plan(value: Plan) -> None:
+    """The plan and every step with its commands; nothing is started."""
+    golden = base.wanted(value.distribution, value.provider)
+    ui.out(f"lab {value.lab}: topology {value.topology.name} ({value.topology.file})")
+    ui.out(f"{value.provider}, {value.distribution}, OpenStack {value.release}, Packstack {value.packstack}")
+    for reason in value.reasons:
+        ui.out(f"  {reason}")
+    rows = [
+        (
+            node.fqdn,
+            ", ".join(node.roles),
+            node.management,
+            f"{node.cpus}",
+            f"{node.memory} MiB",
+            f"{node.disk} GiB",
+        )
+        for node in value.topology.nodes
+    ]
+    ui.table("", ("node", "roles", "management", "cpus", "memory", "disk"), rows)
+    todo = lab.stages_of(value, golden, table)
+    begin = stages.start_of(value, Lxc(value, golden), todo)
+    ui.out(f"golden image {golden.name}: {'in the cache' if base.is_built(golden) else 'to be built'}")
+    if not base.is_built(golden):
+        ui.out("    " + " ".join(base.dib_argv(value.distribution, value.provider, golden.directory)))
+    if begin.snapshot is not None:
+        ui.out(f"restore the snapshot {begin.snapshot.name}")
+    for number, stage in enumerate(todo):
+        state = "there already" if number < begin.done else "to be done"
+        ui.out(f"stage {stage.name} ({stage.key[:12]}): {state}")
+        for command in stage.commands:
+            ui.out(f"    {command}")
+
+
+def status(value: Plan, as_json: bool) -> None:
+    """Nodes, stage, health, URLs, snapshots."""
+    found = _status(value)
+    if as_json:
+        ui.out(json.dumps(found, indent=2))
+        return
+    rows = [
+        (node["name"], node["address"], ", ".join(node["roles"]), "running" if node["running"] else "stopped")
+        for node in found["nodes"]
+    ]
+    ui.table(f"Lab {value.lab}", ("node", "address", "roles", "state"), rows)
+    working = f", in the middle of {found['working']}" if found["working"] else ""
+    ui.out(f"stage: {found['stage'] or 'none'}{working}; {found['health']}")
+    ui.out(f"dashboard: {found['urls']['dashboard']} (inside {value.namespace}), users admin and demo")
+    ui.out(f"credentials: {value.directory}/openrc-admin, openrc-demo, clouds.yaml")
+    ui.out(f"snapshots: {', '.join(found['snapshots']) or 'none'}")
+
+
+def _status(value: Plan) -> dict[str, Any]:
+    there = stages.progress(value)
+    running = lab.provider_of(value).running()
+    controller = value.topology.controller.management
+    healthy = "the nodes are not running"
+    if all(running.values()):
+        healthy = "only the nodes are made"
+        if there.stage not in ("", "nodes"):
+            healthy = settle.quick(value) or "all services and agents are up"
+    return {
+        "lab": value.lab,
+        "provider": value.provider,
+        "distribution": value.distribution,
+        "release": value.release,
+        "stage": there.stage,
+        "working": there.working,
+        "health": healthy,
+        "nodes": [
+            {**dataclasses.asdict(node), "address": node.management, "running": running[node.name]}
+            for node in value.topology.nodes
+        ],
+        "urls": {"identity": f"http://{controller}:5000/v3", "dashboard": f"http://{controller}/dashboard"},
+        "snapshots": [snapshot.name for snapshot in snapshots.listed(value)],
+        "directory": str(value.directory),
+    }
+
+
+def all_snapshots(value: Plan) -> None:
+    """The lab's snapshots with stage and age."""
+    rows = [
+        (snapshot.name, snapshot.stage, snapshot.key[:12], ui.duration(time.time() - snapshot.created))
+        for snapshot in snapshots.listed(value)
+    ]
+    ui.table("", ("snapshot", "stage", "key", "age"), rows)
+
+
+def images(value: Plan) -> None:
+    """Guest images: in the cache, and in the lab's Glance."""
+    key = guests.probe_key(lab.provider_of(value).golden.key)
+    rows = []
+    for path in sorted((files.cache_dir() / "guests").glob("*.qcow2")):
+        rows.append(
+            ("cache", path.name, _size(path.stat().st_size), "current" if key[:12] in path.name else "older")
+        )
+    with namespace.entered(value):
+        for image in glance.list_images(cloud.image_adapter(value)):
+            state = f"{image.status}{', hidden' if image.hidden else ''}"
+            rows.append(("glance", image.name, _size(image.size or 0), state))
+    ui.table("", ("where", "name", "size", "state"), rows)
+
+
+def verified(value: Plan) -> None:
+    """Verify the lab and print the table."""
+    with lab.locked(value):
+        table(verify.verify(value))
+
+
+def table(rows: list[verify.Row]) -> None:
+    """The verification table."""
+    ui.table(
+        "Verified",
+        ("what", "result", "after"),
+        [(row.what, row.result, ui.duration(row.seconds)) for row in rows],
+    )
+
+
+def topologies(found: list[Path]) -> None:
+    """The topologies, a line each; a broken one says so."""
+    rows = []
+    for path in found:
+        try:
+            one = topology.parse(path.read_text(encoding="utf-8"), path.name)
+            rows.append((path.stem, ", ".join(node.name for node in one.nodes), one.description))
+        except LabError:
+            rows.append((path.stem, "", "broken: see `invoke topologies.validate`"))
+    ui.table("", ("name", "nodes", "description"), rows)
+
+
+def checks(value: Plan, as_json: bool) -> None:
+    """Every check of the doctor. Raises LabError when one fails."""
+    found = examine(value)
+    if as_json:
+        ui.out(json.dumps([dataclasses.asdict(check) for check in found], indent=2))
+    else:
+        ui.table(
+            "", ("", "check", "finding", "what to type"), [(c.state, c.name, c.message, c.fix) for c in found]
+        )
+    failed = [check.name for check in found if check.state == "FAIL"]
+    if failed:
+        raise LabError(f"this machine cannot run the lab yet: {', '.join(failed)}")
+
+
+def examine(value: Plan) -> list[doctor.Check]:
+    """The doctor's checks for a plan."""
+    return doctor.run_checks(
+        doctor.Needs(
+            provider=value.provider,
+            lab=value.directory,
+            cache=files.cache_dir(),
+            topology=value.topology,
+            golden=base.is_built(base.wanted(value.distribution, value.provider)),
+        )
+    )
+
+
+def require(value: Plan) -> None:
+    """Refuse to start a lab where it cannot run, naming all that is missing. Warnings are said."""
+    found = examine(value)
+    failed = [check for check in found if check.state == "FAIL"]
+    for check in found:
+        if check.state == "WARN":
+            ui.say(f"{check.name}: {check.message}")
+    if failed:
+        lines = [
+            f"  {check.name}: {check.message}" + (f"\n    {check.fix}" if check.fix else "")
+            for check in failed
+        ]
+        raise LabError(
+            "this machine cannot run the lab yet:\n" + "\n".join(lines),
+            hint="`invoke doctor` shows all checks",
+        )
