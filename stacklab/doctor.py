@@ -45,7 +45,9 @@ COMMANDS = {
     "sfdisk": "fdisk",
     "ip": "iproute2",
     "ethtool": "ethtool",
+    "ping": "iputils-ping",
     "ps": "procps",
+    "setpriv": "util-linux",
     "qemu-img": "qemu-utils",
     "mcopy": "mtools",
     "mkfs.vfat": "dosfstools",
@@ -65,6 +67,7 @@ COMMANDS = {
 EL_PACKAGES = {
     "fdisk": "util-linux",
     "iproute2": "iproute",
+    "iputils-ping": "iputils",
     "procps": "procps-ng",
     "qemu-utils": "qemu-img",
     "openssh-client": "openssh-clients",

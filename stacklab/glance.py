@@ -16,26 +16,23 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import IO, Any, Literal, NoReturn, cast
+from datetime import datetime
+from io import BufferedReader
+from typing import Any, Literal, NoReturn
 
 from keystoneauth1 import exceptions as denied
 from keystoneauth1.adapter import Adapter
 
 from stacklab import ui
 from stacklab.errors import LabError
+from stacklab.glance_api import STALLED, TAG, Glance, expect, explained, retry_after, said
 from stacklab.guests import GuestImage
 
-TAG = "stacklab"
 Progress = Callable[[int, int], None]
 
-_STALLED = 60.0  # seconds without a byte going through, then the connection counts as dead
-_CLEANUP = 15.0  # seconds for each request that clears up; the deadline does not hold for these
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _ATTEMPTS = 8
 _SAVING = 120.0  # seconds that a server may hold on to a connection that is gone
-_PATCH = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
 _DATE = r"\d{8}-\d{6}"
 
 
@@ -84,16 +81,16 @@ def upload(
     Whatever ends the upload, SIGINT and SIGTERM too, no half image of ours is left behind.
     Raises LabError, saying what Glance said and what can be done.
     """
-    with _sigterm_raises(), _explained(adapter):
-        return _Upload(_Glance(adapter, time.monotonic() + deadline), image, deadline, progress).run(
+    with _sigterm_raises(), explained(adapter):
+        return _Upload(Glance(adapter, time.monotonic() + deadline), image, deadline, progress).run(
             visibility, keep
         )
 
 
 def list_images(adapter: Adapter) -> list[Listed]:
     """The images that the project of `adapter` sees, with its own hidden ones, by name."""
-    with _explained(adapter):
-        glance = _Glance(adapter, time.monotonic() + 60)
+    with explained(adapter):
+        glance = Glance(adapter, time.monotonic() + 60)
         found = [*glance.images(), *glance.images(os_hidden="true", owner=glance.project)]
     listed = [
         Listed(
@@ -111,92 +108,11 @@ def list_images(adapter: Adapter) -> list[Listed]:
     return sorted(listed, key=lambda entry: (entry.name, entry.id))
 
 
-class _Glance:
-    """The few calls that are needed, with a deadline over all of them."""
-
-    def __init__(self, adapter: Adapter, end: float) -> None:
-        self.adapter = adapter
-        self.end = end
-        self.project: str = adapter.get_project_id() or ""
-        self.root: str = re.sub(r"/v2$", "", (adapter.get_endpoint() or "").rstrip("/"))
-        if not self.root:
-            raise LabError("the cloud's catalogue has no image service", hint="is Glance deployed?")
-
-    def left(self) -> float:
-        """Seconds until the deadline; raises LabError once there are none."""
-        seconds = self.end - time.monotonic()
-        if seconds <= 0:
-            raise LabError(
-                "Glance took longer than the deadline allows", hint="give it more time, or look at its log"
-            )
-        return seconds
-
-    def pause(self, seconds: float) -> None:
-        time.sleep(min(seconds, self.left()))
-
-    def call(self, method: str, path: str, **more: Any) -> Any:
-        """One request without image data; a lost connection is tried again. Never raises on a status."""
-        timeout = more.pop("timeout", None) or min(self.left(), _STALLED)
-        return self.adapter.request(
-            self.root + path, method, raise_exc=False, connect_retries=3, timeout=timeout, **more
-        )
-
-    def images(self, **filters: str) -> list[dict[str, Any]]:
-        """All images that match; without os_hidden="true" only the visible ones."""
-        found: list[dict[str, Any]] = []
-        path: str | None = "/v2/images"
-        parameters: dict[str, str] | None = filters
-        while path:
-            response = self.call("GET", path, params=parameters)
-            _expect(response, "list the images", 200)
-            body = response.json()
-            found += body["images"]
-            path, parameters = body.get("next"), None
-            self.now = _date(response)
-        return found
-
-    def ours(self, **filters: str) -> list[dict[str, Any]]:
-        """Our own images, visible and hidden."""
-        wanted = {"owner": self.project, "tag": TAG, **filters}
-        return [*self.images(**wanted), *self.images(**wanted, os_hidden="true")]
-
-    def get(self, image_id: str) -> dict[str, Any] | None:
-        response = self.call("GET", f"/v2/images/{image_id}")
-        if response.status_code == 404:
-            return None
-        _expect(response, "read the image", 200)
-        return cast(dict[str, Any], response.json())
-
-    def patch(self, row: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-        """Make the image's attributes as `wanted`; False where they were so already."""
-        changes = [
-            {"op": "replace" if name in row else "add", "path": f"/{name}", "value": value}
-            for name, value in wanted.items()
-            if name not in row or row[name] != value
-        ]
-        if not changes:
-            return False
-        response = self.call("PATCH", f"/v2/images/{row['id']}", json=changes, headers=_PATCH)
-        if response.status_code == 403 and "visibility" in {
-            name for name in wanted if row.get(name) != wanted[name]
-        }:
-            raise LabError(
-                f"Glance does not let this user make an image {wanted['visibility']}",
-                hint="use an administrator's credentials, or visibility `private`",
-            )
-        _expect(response, f"change the image {row['id']}", 200)
-        return True
-
-    def delete(self, image_id: str) -> int:
-        """The status code: 204 deleted, 404 not there, 403 and 409 protected or in use."""
-        return int(self.call("DELETE", f"/v2/images/{image_id}", timeout=_CLEANUP).status_code)
-
-
 class _Body:
     """The file as requests reads it: never more or less than `size` bytes, within the deadline."""
 
     def __init__(
-        self, handle: IO[bytes], size: int, left: Callable[[], float], progress: Progress | None
+        self, handle: BufferedReader, size: int, left: Callable[[], float], progress: Progress | None
     ) -> None:
         handle.seek(0)
         self._handle, self._size, self._left, self._progress = handle, size, left, progress
@@ -220,9 +136,7 @@ class _Body:
 
 
 class _Upload:
-    def __init__(
-        self, glance: _Glance, image: GuestImage, deadline: float, progress: Progress | None
-    ) -> None:
+    def __init__(self, glance: Glance, image: GuestImage, deadline: float, progress: Progress | None) -> None:
         self.glance, self.image, self.deadline, self.progress = glance, image, deadline, progress
 
     def run(self, visibility: str, keep: int) -> Uploaded:
@@ -260,7 +174,7 @@ class _Upload:
 
     def _send_new(self, wanted: Mapping[str, Any]) -> str:
         try:
-            with self.image.path.open("rb", buffering=1 << 20) as handle:
+            with self.image.path.open("rb") as handle:
                 for _ in range(3):
                     image_id = str(uuid.uuid4())  # ours to choose: known even when the answer is lost
                     try:
@@ -274,7 +188,7 @@ class _Upload:
             raise LabError(f"{self.image.path} is not there", hint="build the image again") from None
         raise LabError("Glance lost the upload three times over", hint="look at the log of glance-api")
 
-    def _send_as(self, image_id: str, handle: IO[bytes], wanted: Mapping[str, Any]) -> str:
+    def _send_as(self, image_id: str, handle: BufferedReader, wanted: Mapping[str, Any]) -> str:
         before = _state(handle)
         if before[0] != self.image.size:
             raise _changed(self.image.path)
@@ -298,16 +212,16 @@ class _Upload:
         response = self.glance.call("POST", "/v2/images", json=row)
         # 409: the first try came through, its answer did not.
         if response.status_code != 409 or self.glance.get(image_id) is None:
-            _expect(response, "create an image", 201)
+            expect(response, "create an image", 201)
 
-    def _put_until_through(self, image_id: str, handle: IO[bytes]) -> None:
+    def _put_until_through(self, image_id: str, handle: BufferedReader) -> None:
         """Send the data to the one id until Glance has all of it."""
         pause, renewed = _FIRST_PAUSE, False
         for _ in range(_ATTEMPTS):
             try:
                 response = self._put(image_id, handle)
-                code, wait = int(response.status_code), _retry_after(response)
-                trouble = f"{code} {_said(response)}"
+                code, wait = int(response.status_code), retry_after(response)
+                trouble = f"{code} {said(response)}"
             except denied.SSLError:
                 raise
             except denied.ConnectionError as error:
@@ -329,9 +243,9 @@ class _Upload:
             f"Glance did not take {self.image.name}, {_ATTEMPTS} times over; the last time: {trouble}"
         )
 
-    def _put(self, image_id: str, handle: IO[bytes]) -> Any:
-        # keystoneauth would send the rest of a half-read file again and get a silently short image
-        # (https://bugs.launchpad.net/keystoneauth): so no retry, no second try after a 401, no redirect.
+    def _put(self, image_id: str, handle: BufferedReader) -> Any:
+        # keystoneauth would not rewind a half-read file, and get a silently short image: so it must
+        # not try again by itself, neither after a cut connection nor after a 401 or a redirect.
         return self.glance.adapter.request(
             f"{self.glance.root}/v2/images/{image_id}/file",
             "PUT",
@@ -340,7 +254,7 @@ class _Upload:
             status_code_retries=0,
             allow_reauth=False,
             redirect=False,
-            timeout=(min(self.glance.left(), _STALLED), self.glance.left()),
+            timeout=(min(self.glance.left(), STALLED), self.glance.left()),
             data=_Body(handle, self.image.size, self.glance.left, self.progress),
             headers={
                 "Content-Type": "application/octet-stream",
@@ -370,9 +284,9 @@ class _Upload:
         }
         size = f"{self.image.name} ({self.image.size} bytes)"
         code = response.status_code
-        raise LabError(f"Glance refused {size}: {code} {_said(response)}", hint=hints.get(code, ""))
+        raise LabError(f"Glance refused {size}: {code} {said(response)}", hint=hints.get(code, ""))
 
-    def _verified(self, image_id: str, handle: IO[bytes]) -> dict[str, Any]:
+    def _verified(self, image_id: str, handle: BufferedReader) -> dict[str, Any]:
         row = self.glance.get(image_id)
         if row is None:
             raise LabError(f"the image {self.image.name} was deleted before it could be verified")
@@ -433,57 +347,7 @@ def _sigterm_raises() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-@contextmanager
-def _explained(adapter: Adapter) -> Iterator[None]:
-    """keystoneauth's errors, which name neither cloud nor user, as ours."""
-    try:
-        yield
-    except denied.Unauthorized as error:
-        raise LabError(
-            f"{_who(adapter)} was refused: {error}", hint="look at user, password and project"
-        ) from error
-    except denied.ClientException as error:
-        raise LabError(
-            f"Glance cannot be reached as {_who(adapter)}: {error}", hint="is the lab up? see `status`"
-        ) from error
-
-
-def _who(adapter: Adapter) -> str:
-    auth = adapter.auth or adapter.session.auth
-    # Of what identifies a login only what is no secret.
-    known = {
-        str(name).removeprefix("password_"): value for name, value in auth.get_cache_id_elements().items()
-    }
-    user = known.get("username") or known.get("user_id") or "the user"
-    project = known.get("project_name") or known.get("project_id") or "none"
-    return f"{user} (project {project}) at {known.get('auth_url', 'the cloud')}"
-
-
-def _expect(response: Any, what: str, code: int) -> None:
-    if response.status_code == 401:
-        raise denied.Unauthorized(f"401 {_said(response)}")
-    if response.status_code != code:
-        raise LabError(f"Glance did not {what}: {response.status_code} {_said(response)}")
-
-
-def _said(response: Any) -> str:
-    return " ".join(re.sub(r"<[^>]*>", " ", str(response.text)).split())[:300]
-
-
-def _date(response: Any) -> datetime:
-    """The server's own time, which its images are dated by."""
-    try:
-        return parsedate_to_datetime(response.headers["Date"])
-    except (KeyError, ValueError):
-        return datetime.now(UTC)
-
-
-def _retry_after(response: Any) -> float:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else 0.0
-
-
-def _state(handle: IO[bytes]) -> tuple[int, int]:
+def _state(handle: BufferedReader) -> tuple[int, int]:
     found = os.fstat(handle.fileno())
     return found.st_size, found.st_mtime_ns
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from stacklab import cloud, namespace, settle, ui
-from stacklab.errors import LabError, NotHealthy
+from stacklab.errors import NotHealthy
 from stacklab.plan import Plan
 from stacklab.run import run
 
 PREFIX = "stacklab-verify"
-IMAGE = "probe"
+IMAGE = "stacklab-probe"
 FLAVOR = "m1.tiny"
 # Seconds: a probe guest boots in under 20 s under TCG on an idle machine; a loaded one gets its time.
 ACTIVE_SECONDS = 300.0
@@ -156,7 +156,7 @@ def _until(plan: Plan, demo: Any, server: Any, address: str, what: str, question
         try:
             if answer := question():
                 return answer
-        except (LabError, OSError):
+        except OSError:  # what requests raises
             pass
         time.sleep(1)
     tail = "".join(f"\n    {line}" for line in _console_text(demo, server).splitlines()[-15:])
