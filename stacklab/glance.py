@@ -33,6 +33,7 @@ Progress = Callable[[int, int], None]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _ATTEMPTS = 8
 _SAVING = 120.0  # seconds that a server may hold on to a connection that is gone
+_DISCARD = 15.0  # seconds for getting rid of an unfinished image, whatever the deadline
 _DATE = r"\d{8}-\d{6}"
 
 
@@ -310,7 +311,7 @@ class _Upload:
             for row in self.glance.ours(status="active")
             if row["id"] != image_id and family.fullmatch(row["name"] or "")
         ]
-        others.sort(key=lambda row: (row["created_at"], row["id"]), reverse=True)
+        others.sort(key=lambda row: (not row["os_hidden"], row["updated_at"], row["id"]), reverse=True)
         for row in others:
             made = datetime.fromisoformat(row["created_at"])
             self.glance.patch(row, {"name": f"{self.image.name}-{made:%Y%m%d-%H%M%S}", "os_hidden": True})
@@ -319,12 +320,17 @@ class _Upload:
                 ui.warn(f"Glance keeps the old image {row['name']} ({row['id']}): protected or in use")
 
     def _discard(self, image_id: str) -> None:
-        try:
-            if self.glance.delete(image_id) in (204, 404):
-                return
-        except denied.ClientException:
-            pass  # the first error is the one to show
-        ui.warn(f"the unfinished image {image_id} could not be deleted; a later upload will do it")
+        end = time.monotonic() + _DISCARD
+        while time.monotonic() < end:
+            try:
+                if (code := self.glance.delete(image_id)) in (204, 404):
+                    return
+                trouble = str(code)
+            except denied.ClientException as error:
+                trouble = str(error)  # the first error is the one to raise
+            # Glance may just be noticing that the connection is gone; its DELETE loses that race.
+            time.sleep(_FIRST_PAUSE)
+        ui.warn(f"the unfinished image {image_id} is still there ({trouble}); a later upload will delete it")
 
 
 @contextmanager

@@ -273,7 +273,8 @@ def down(name: str) -> None:
     with files.lock(lock, f"the lab {name}", wait=30.0), ui.step(f"removing the lab {name}"):
         saved = files.read_json(directory / "plan.json")
         if saved is not None:
-            provider_of(from_json(saved["plan"])).destroy()
+            # Removing needs no image: a lab killed before its nodes were made goes too.
+            Lxc(from_json(saved["plan"]), Golden("", "", Path())).destroy()
         run(["rm", "-rf", "--one-file-system", directory], timeout=600)
         lock.unlink(missing_ok=True)
     _remove_empty()

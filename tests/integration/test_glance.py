@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ pytest_plugins = [f"{__package__}.openstack_services" if __package__ else "opens
 pytestmark = pytest.mark.integration
 
 MIB = 1 << 20
+OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 def guest(path: Path, size: int = 8 * MIB, name: str = "probe") -> GuestImage:
@@ -96,23 +97,15 @@ class Proxy:
         except OSError:
             pass
         for end in (client, server):
-            with _ignored():
+            with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
     def _down(self, server: socket.socket, client: socket.socket) -> None:
-        with _ignored():
+        with suppress(OSError):
             while block := server.recv(65536):
                 client.sendall(block)
-        with _ignored():
+        with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def _ignored() -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        pass
 
 
 @pytest.fixture
@@ -182,7 +175,7 @@ def test_images_of_others_are_left_alone(adapter: Adapter, tmp_path: Path) -> No
     image = guest(tmp_path / "a", MIB)
     theirs = {"name": "probe", "disk_format": "raw", "container_format": "bare"}
     foreign = adapter.post("/v2/images", json=theirs).json()["id"]
-    adapter.put(f"/v2/images/{foreign}/file", data=image.path.read_bytes())
+    adapter.put(f"/v2/images/{foreign}/file", data=image.path.read_bytes(), headers=OCTETS)
     done = upload(adapter, image)
     assert done.id != foreign
     after = adapter.get(f"/v2/images/{foreign}").json()
@@ -269,8 +262,9 @@ auth = Password(auth_url=f"http://127.0.0.1:{port}/v3", username="builder", pass
 def slow(*_):
     print("sending", flush=True)
     time.sleep(30)
-glance.upload(Adapter(Session(auth=auth), service_type="image"), GuestImage("probe", Path(path), "raw", "0" * 128,
-              int(size), 1, 64), visibility="private", deadline=60, progress=slow)
+image = GuestImage("probe", Path(path), "raw", "0" * 128, int(size), 1, 64)
+adapter = Adapter(Session(auth=auth), service_type="image")
+glance.upload(adapter, image, visibility="private", deadline=60, progress=slow)
 """
 
 

@@ -1,0 +1,133 @@
+"""The whole lab, for real: Packstack on two nodes, killed in every stage, reset, removed.
+
+The tests build on one another and run in this order; the first one that fails stops the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stacklab import stages
+from tests.lab.driving import PROJECT, footprint, invoke, invoke_and_kill
+
+pytestmark = pytest.mark.lab
+
+LAB = "ci-two-node"
+HERE = ("--lab", LAB)
+UP = ("up", "--topology", "two-node", *HERE)
+DIRECTORY = PROJECT / ".stacklab" / "labs" / LAB
+
+# A line of each stage's work, and the seconds after it at which everything is killed.
+KILLS = (
+    ("creating the nodes with Vagrant", 4.0, "nodes"),
+    ("applying the controller manifest", 40.0, "openstack"),
+    ("provider network, tenant network", 2.0, "cloud"),
+    ("stage images", 0.5, "images"),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def before() -> Iterator[dict[str, set[str]]]:
+    invoke("down", *HERE)
+    yield footprint()
+    invoke("down", *HERE)
+
+
+@pytest.fixture(autouse=True)
+def stop_at_first_failure(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.session.testsfailed and getattr(request.module, "_failed", False):
+        pytest.skip("a test that this one builds on failed")
+    failed = request.session.testsfailed
+    yield
+    request.module._failed = request.session.testsfailed > failed
+
+
+def test_a_kill_in_any_stage_is_survived() -> None:
+    for line, delay, stage in KILLS:
+        invoke_and_kill(*UP, at=line, after=delay)
+        progress = json.loads((DIRECTORY / "progress.json").read_text(encoding="utf-8"))
+        position = stages.NAMES.index(stage)
+        assert progress["working"] == stage
+        assert progress["stage"] == (stages.NAMES[position - 1] if position else "")
+    ran = invoke(*UP)
+    assert ran.code == 0, ran.output
+    assert "restoring the snapshot cloud" in ran.output
+
+
+def test_the_lab_is_verified() -> None:
+    ran = invoke("verify", *HERE)
+    assert ran.code == 0, ran.output
+    for what in ("provider address", "floating IP"):
+        for answer in ("ping +answers", "HTTP and metadata +metadata says i-", "console log +shows the boot"):
+            assert re.search(rf"{what} [\d.]+: {answer}", ran.output), (what, answer)
+
+
+def test_up_again_does_nothing() -> None:
+    ran = invoke(*UP)
+    assert ran.code == 0
+    assert "is up and healthy" in ran.output
+    assert "stage " not in ran.output
+
+
+def test_status_tells_the_state() -> None:
+    ran = invoke("status", "--json", *HERE)
+    state = json.loads(ran.output)
+    assert state["stage"] == "verified"
+    assert state["health"] == "all services and agents are up"
+    assert [node["running"] for node in state["nodes"]] == [True, True]
+    assert set(state["snapshots"]) == set(stages.NAMES)
+
+
+def test_the_client_runs_in_the_lab() -> None:
+    ran = invoke("openstack", *HERE, "--", "flavor", "list", "-f", "value", "-c", "Name", "-c", "RAM")
+    assert ran.code == 0
+    assert "m1.tiny 512" in ran.output
+    assert "m1.xlarge 16384" in ran.output
+
+
+def test_reset_brings_the_state_back() -> None:
+    for node in ("controller", "compute1"):
+        assert invoke("ssh", node, "-c", "touch /root/marker", *HERE).code == 0
+    project = ("openstack", *HERE, "--", "project")
+    assert invoke(*project, "create", "marker").code == 0
+    ran = invoke("reset", *HERE)
+    assert ran.code == 0, ran.output
+    for node in ("controller", "compute1"):
+        assert invoke("ssh", node, "-c", "test ! -e /root/marker", *HERE).code == 0
+    assert "marker" not in invoke(*project, "list").output
+    ran = invoke("verify", *HERE)
+    assert ran.code == 0, ran.output
+
+
+def test_secrets_stay_secret() -> None:
+    secrets = json.loads((DIRECTORY / "secrets.json").read_text(encoding="utf-8"))
+    assert len(set(secrets.values())) > 10
+    for name in (
+        "secrets.json",
+        "answers.txt",
+        "clouds.yaml",
+        "openrc-admin",
+        "openrc-demo",
+        "ssh/id_ed25519",
+    ):
+        assert (DIRECTORY / name).stat().st_mode & 0o777 == 0o600, name
+    assert DIRECTORY.stat().st_mode & 0o777 == 0o700
+    for log in (path for path in (DIRECTORY / "logs").rglob("*") if path.is_file()):
+        text = log.read_text(encoding="utf-8", errors="replace")
+        leaked = [name for name, value in secrets.items() if value in text]
+        assert not leaked, f"{log}: {leaked}"
+
+
+def test_down_leaves_nothing(before: dict[str, set[str]]) -> None:
+    assert invoke("down", *HERE).code == 0
+    after = footprint()
+    assert {kind: after[kind] - before[kind] for kind in after} == {kind: set() for kind in after}
+    again = invoke("down", *HERE)
+    assert again.code == 0
+    assert "nothing to remove" in again.output
+    assert not Path(DIRECTORY).exists()
