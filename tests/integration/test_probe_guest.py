@@ -26,7 +26,11 @@ BOOT_SECONDS = 180
 def rootfs() -> Path:
     """$STACKLAB_TEST_ROOTFS, else that of a golden image in the cache."""
     given = os.environ.get("STACKLAB_TEST_ROOTFS")
-    found = [Path(given)] if given else [image.rootfs for image in base.built()]
+    found = (
+        [Path(given)]
+        if given
+        else [image.rootfs for image in base.built() if image.name.startswith("debian-")]
+    )
     if not found:
         pytest.skip("no golden image is built, and STACKLAB_TEST_ROOTFS names no Debian tree")
     return found[-1]
@@ -74,9 +78,11 @@ class Guest:
             f",guestfwd=tcp:169.254.169.254:80-cmd:{answer},hostfwd=tcp:127.0.0.1:{self.port}-:80"
         )
         self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-accel", "tcg", "-m", "128", "-display", "none", "-serial", "stdio"]
-            + ["-monitor", f"unix:{place}/monitor,server,nowait", "-snapshot", "-nic", network]
-            + ["-drive", f"file={image},format=qcow2,if=virtio"],
+            [
+                *("qemu-system-x86_64", "-accel", "tcg", "-m", "128", "-display", "none", "-serial", "stdio"),
+                *("-monitor", f"unix:{place}/monitor,server,nowait", "-snapshot", "-nic", network),
+                *("-drive", f"file={image},format=qcow2,if=virtio"),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
