@@ -185,7 +185,9 @@ def doctor(
 def test(c: Context, fast: bool = False, matrix: bool = False) -> None:
     """Run the tests: linters, unit, integration, and a whole lab. `-- ARGS` go to pytest."""
     choice = "not integration and not lab and not matrix" if fast else "" if matrix else "not matrix"
-    argv = [sys.executable, "-m", "pytest", *(["-m", choice] if choice else []), *_words()]
+    # the fast ones first
+    tiers = [f"tests/{name}" for name in ("unit", "integration", "lab")]
+    argv = [sys.executable, "-m", "pytest", *(["-m", choice] if choice else []), *(_words() or tiers)]
     os.execv(argv[0], argv)
 
 

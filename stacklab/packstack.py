@@ -81,6 +81,11 @@ def deploy(plan: Plan) -> None:
         raise _explain(plan, watch, error) from error
     if not watch.succeeded:
         raise _explain(plan, watch, LabError("Packstack ended without saying that it succeeded"))
+    for node in plan.topology.nodes:
+        cut = remote.script(plan, node, "check-manifests").output.split()
+        if cut:
+            watch.dead = f"{', '.join(cut)} on {node.name}"
+            raise _explain(plan, watch, LabError("a manifest was not applied to its end"))
 
 
 class Watch:
