@@ -339,4 +339,5 @@ def _kvm(needs: Needs, host: Host) -> Check:
         return Check("kvm", "OK", "a guest ran with KVM")
     if needs.provider == "lxc" and host.which(kvm.QEMU) is None:
         return Check("kvm", "OK", "not tried, no QEMU on this host; instances run under TCG in the nodes")
-    return Check("kvm", "WARN", f"{why}; guests run under TCG: slower", "enable (nested) virtualisation")
+    message = f"no guest runs with KVM here, TCG is slower ({why.rsplit(': ', 1)[-1][:60]})"
+    return Check("kvm", "WARN", message, "enable (nested) virtualisation")

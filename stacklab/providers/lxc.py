@@ -19,7 +19,7 @@ import tarfile
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -160,9 +160,18 @@ class Lxc:
         return pairs
 
     def destroy(self) -> None:
-        """Remove the containers, their layers and the namespace."""
+        """End the containers and remove what they left outside the lab's directory."""
         self.kill()
         namespace.delete(self.plan)
+        # LXC keeps its locks under the path of the containers, all the way down.
+        locks = Path("/run/lxc/lock")
+        own = locks / (self.directory / "lxc").relative_to("/")
+        shutil.rmtree(own, ignore_errors=True)
+        for path in own.parents:
+            if path == locks.parent or (path.exists() and any(path.iterdir())):
+                break
+            with suppress(FileNotFoundError):
+                path.rmdir()
 
     # -- running -----------------------------------------------------------------------
 

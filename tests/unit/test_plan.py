@@ -1,0 +1,132 @@
+"""Every choice that a plan makes, and the plan through plan.json and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stacklab import files, plan, releases, topology
+from stacklab.errors import InvalidInput
+from stacklab.model import Topology
+from stacklab.plan import Plan, from_json, resolve
+
+TOPOLOGIES = files.PROJECT / "topologies"
+CHOSEN = (
+    "provider: lxc (containers: needs no working KVM)",
+    "distribution: debian-12 (the one that the lxc provider has a golden image for)",
+)
+USERSPACE = "Open vSwitch: userspace datapath (this kernel has no openvswitch module)"
+
+
+def load(name: str = "two-node") -> Topology:
+    return topology.load(name, TOPOLOGIES)
+
+
+@pytest.mark.parametrize("name", ["two-node", "all-in-one"])
+@pytest.mark.parametrize("datapath", ["system", "netdev"])
+def test_shipped_topologies(name: str, datapath: str, make_plan: Callable[..., Plan]) -> None:
+    assert make_plan(name, datapath) == Plan(
+        lab=name,
+        topology=load(name),
+        provider="lxc",
+        distribution="debian-12",
+        release="zed",
+        packstack="21.0.1",
+        datapath=datapath,
+        reasons=(*CHOSEN, USERSPACE) if datapath == "netdev" else CHOSEN,
+    )
+
+
+@pytest.mark.parametrize("name", ["two-node", "all-in-one"])
+def test_json_round_trip(name: str, make_plan: Callable[..., Plan]) -> None:
+    made = make_plan(name)
+    made = dataclasses.replace(
+        made, topology=dataclasses.replace(made.topology, answers={"CONFIG_NTP_SERVERS": "192.0.2.1"})
+    )
+    assert from_json(json.loads(json.dumps(made.as_json()))) == made
+
+
+def test_an_explicit_choice_needs_no_reason(make_plan: Callable[..., Plan]) -> None:
+    make_plan(datapath="system")
+    given = dataclasses.replace(load(), provider="lxc", distribution="debian-12", release="zed")
+    assert resolve(given).reasons == ()
+    assert resolve(load(), provider="lxc", distribution="debian-12").reasons == ()
+
+
+def test_names_follow_the_lab(make_plan: Callable[..., Plan], labs: Path) -> None:
+    made = make_plan(lab="mine")
+    assert (made.lab, made.topology.name) == ("mine", "two-node")
+    assert made.directory == labs / "mine"
+    assert made.namespace == "stacklab-mine"
+
+
+def test_tunnel_interface(make_plan: Callable[..., Plan]) -> None:
+    assert make_plan(datapath="system").tunnel_interface == "eth2"
+    userspace = make_plan(datapath="netdev").tunnel_interface
+    # Facter 4 would keep a dash, and Packstack would look for an underscore.
+    assert userspace == "brvxlan" and "-" not in userspace
+
+
+def test_a_provider_without_an_image_is_refused(make_plan: Callable[..., Plan]) -> None:
+    make_plan()
+    with pytest.raises(InvalidInput) as caught:
+        resolve(load(), provider="libvirt")
+    assert str(caught.value) == (
+        f"{TOPOLOGIES / 'two-node.yaml'}: provider: libvirt has no debian-12 image: take lxc"
+    )
+    assert caught.value.exit_code == 2
+
+
+def test_all_that_is_impossible_is_named_at_once(
+    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_plan()
+    zed = releases.release("zed")
+    other = dataclasses.replace(zed, name="epoxy", distributions=("rocky-9", "centos-9"))
+    monkeypatch.setattr(releases, "release", {"zed": zed, "epoxy": other}.__getitem__)
+    with pytest.raises(InvalidInput) as caught:
+        resolve(dataclasses.replace(load(), release="epoxy"), provider="libvirt")
+    assert [(problem.path, problem.message) for problem in caught.value.problems] == [
+        ("provider", "libvirt has no debian-12 image: take lxc"),
+        ("release", "epoxy does not run on debian-12: take rocky-9, centos-9"),
+    ]
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine of the test's own: its /sys, and a directory that is all of its PATH."""
+    monkeypatch.setattr(plan, "Path", lambda path: tmp_path / path.lstrip("/"))
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin")
+    return tmp_path
+
+
+def modprobe(kernel: Path, then: str) -> None:
+    script = kernel / "bin" / "modprobe"
+    script.write_text(f'#!/bin/sh\necho "$*" >>"{kernel}/asked"\n{then}\n')
+    script.chmod(0o755)
+
+
+def test_kernel_datapath_that_is_there(kernel: Path) -> None:
+    modprobe(kernel, "exit 1")
+    (kernel / "sys/module/openvswitch").mkdir(parents=True)
+    assert plan.kernel_datapath()
+    assert not (kernel / "asked").exists()
+
+
+def test_kernel_datapath_is_loaded_where_it_can_be(kernel: Path) -> None:
+    modprobe(kernel, f"/bin/mkdir -p {kernel}/sys/module/openvswitch")
+    assert plan.kernel_datapath()
+    assert (kernel / "asked").read_text() == "openvswitch\n"
+
+
+def test_no_kernel_datapath(kernel: Path) -> None:
+    assert not plan.kernel_datapath()  # not even a modprobe
+    modprobe(kernel, "exit 1")
+    assert not plan.kernel_datapath()
+    modprobe(kernel, "exit 0")  # it says yes, and the module is not there all the same
+    assert not plan.kernel_datapath()
