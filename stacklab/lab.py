@@ -34,7 +34,8 @@ from stacklab.run import run
 from stacklab.stages import Progress, Stage
 
 TOPOLOGIES = files.PROJECT / "topologies"
-VERIFY_VERSION = 1
+# Part of each stage's key: raise one when what the stage does changes, and labs run it anew.
+VERSIONS = {"nodes": 1, "openstack": 1, "cloud": 1, "images": 1, "verified": 1}
 
 
 def plan_for(name: str, lab: str = "", distribution: str = "auto", provider: str = "auto") -> Plan:
@@ -95,18 +96,20 @@ def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row
     for name in ("services", "answers", "tenant", "provider_network", "description", "file"):
         shape["topology"].pop(name)  # these belong to later stages
     made = [golden.name, files.tree_digest(files.PROJECT / "stacklab" / "data" / "seed")]
-    keys = [files.digest("nodes", shape, *made)]
-    for name, inputs in (
-        ("openstack", packstack.shape(plan)),
-        ("cloud", cloud.definition(plan)),
-        ("images", guests.probe_key(golden.key)),
-        ("verified", VERIFY_VERSION),
-    ):
-        keys.append(files.digest(name, inputs, keys[-1]))
+    inputs = {
+        "nodes": [shape, *made],
+        "openstack": packstack.shape(plan),
+        "cloud": cloud.definition(plan),
+        "images": guests.probe_key(golden.key),
+        "verified": "",
+    }
+    keys = [""]
+    for name in stages.NAMES:
+        keys.append(files.digest(name, VERSIONS[name], inputs[name], keys[-1]))
     controller = plan.topology.controller.name
     acts: tuple[tuple[Any, tuple[str, ...]], ...] = (
         (lambda: _make_nodes(plan, provider), tuple(" ".join(words) for words in provider.create_commands())),
-        (lambda: packstack.deploy(plan), (f"on {controller}: {packstack.command()}",)),
+        (lambda: _deploy(plan), tuple(f"on {controller}: {words}" for words in packstack.commands())),
         (
             lambda: cloud.build(plan),
             ("openstacksdk: project demo, networks, router, flavors, rules, key pair",),
@@ -172,6 +175,13 @@ def _make_nodes(plan: Plan, provider: Lxc) -> None:
     with ui.step("creating the nodes with Vagrant"):
         provider.create()
     nodes.check(plan)
+
+
+def _deploy(plan: Plan) -> None:
+    packstack.deploy(plan)
+    # Only hosts that have registered can be mapped, so all of them are waited for.
+    settle.settle(plan)
+    packstack.map_hosts(plan)
 
 
 def upload_images(plan: Plan) -> None:

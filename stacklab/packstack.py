@@ -55,9 +55,22 @@ def shape(plan: Plan) -> str:
     return answer_file(plan, {name: "x" * len(value) for name, value in answers.draw(plan.packstack).items()})
 
 
-def command() -> str:
-    """What runs on the controller."""
-    return f"PYTHONUNBUFFERED=1 packstack --answer-file={ANSWER_FILE} --timeout=900"
+def commands() -> tuple[str, str]:
+    """What runs on the controller: Packstack, and the mapping of compute hosts."""
+    return (
+        f"PYTHONUNBUFFERED=1 packstack --answer-file={ANSWER_FILE} --timeout=900",
+        "su -s /bin/sh nova -c 'nova-manage cell_v2 discover_hosts --by-service'",
+    )
+
+
+def map_hosts(plan: Plan) -> None:
+    """Map every compute host to its cell.
+
+    Packstack's last manifest does it too, but only once, and a nova-compute that takes
+    a few seconds longer to register is never used ("not mapped to any cell").
+    """
+    log = plan.directory / "logs" / "packstack.log"
+    remote.ssh(plan, plan.topology.controller, commands()[1], log=log, timeout=120)
 
 
 def deploy(plan: Plan) -> None:
@@ -76,7 +89,7 @@ def deploy(plan: Plan) -> None:
     watch = Watch(plan)
     try:
         with watch.probing():
-            remote.ssh(plan, controller, command(), log=log, timeout=DEADLINE, each_line=watch.line)
+            remote.ssh(plan, controller, commands()[0], log=log, timeout=DEADLINE, each_line=watch.line)
     except CommandFailed as error:
         raise _explain(plan, watch, error) from error
     if not watch.succeeded:

@@ -161,7 +161,8 @@ def test_waiting_for_a_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_lock_file_that_its_holder_removed_is_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, real, calls = tmp_path / "x.lock", fcntl.flock, []
+    path, real = tmp_path / "x.lock", fcntl.flock
+    calls: list[int] = []
 
     def flock(handle: int, operation: int) -> None:
         if not calls:

@@ -1,0 +1,328 @@
+"""Golden images: their names, and builds by a fake diskimage-builder that makes a tiny image."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from stacklab import base, contract, files, releases
+from stacklab.errors import CommandFailed, LabError
+from stacklab.run import Result, run
+
+DISTRIBUTION, PROVIDER = "debian-12", "lxc"
+PROJECT = files.PROJECT
+
+
+def key() -> str:
+    return base.wanted(DISTRIBUTION, PROVIDER).key
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of elements/ to change."""
+    copy = tmp_path / "project"
+    shutil.copytree(PROJECT / "elements", copy / "elements", symlinks=True)
+    monkeypatch.setattr(files, "PROJECT", copy)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return copy
+
+
+def test_a_name_is_the_same_wherever_the_project_lies(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = base.wanted(DISTRIBUTION, PROVIDER)
+    assert here.name == f"debian-12-lxc-{here.key}" and len(here.key) == 12
+    assert here.directory == files.cache_dir() / "images" / here.name
+    assert here.rootfs == here.directory / "rootfs"
+    monkeypatch.setattr(files, "PROJECT", PROJECT)
+    assert base.wanted(DISTRIBUTION, PROVIDER) == here
+
+
+def test_the_name_changes_with_each_element(project: Path) -> None:
+    names = [path.name for path in sorted((project / "elements").iterdir())]
+    assert "lxc-node" in names and "packstack" in names
+    keys = [key()]
+    for name in names:
+        (project / "elements" / name / "README.rst").write_text("changed\n")
+        keys.append(key())
+        (project / "elements" / name / "new-file").touch()
+        keys.append(key())
+    assert len(set(keys)) == 1 + 2 * len(names)
+
+
+def test_the_name_changes_with_an_executable_bit(project: Path) -> None:
+    before = key()
+    script = project / "elements" / "packstack" / "install.d" / "65-packstack"
+    script.chmod(script.stat().st_mode ^ 0o111)
+    assert key() != before
+
+
+def test_every_element_of_ours_that_others_need_decides_the_name() -> None:
+    own = {path.name for path in (PROJECT / "elements").iterdir()}
+    known = set(base.inputs(DISTRIBUTION, PROVIDER)["elements"])
+    for name in known & own:
+        deps = PROJECT / "elements" / name / "element-deps"
+        needed = set(deps.read_text().split()) if deps.is_file() else set()
+        assert needed & own <= known, name
+
+
+def change_packstack(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = releases.release
+    monkeypatch.setattr(
+        releases, "release", lambda name: dataclasses.replace(real(name), sha256="0" * 64, packstack="21.0.1")
+    )
+
+
+def change_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "VERSION", contract.VERSION + 1)
+
+
+def change_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: "99")
+
+
+def change_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_fixed_environment", lambda row: {"DIB_RELEASE": "trixie"})
+
+
+@pytest.mark.parametrize("change", [change_packstack, change_contract, change_builder, change_environment])
+def test_the_name_changes_with_what_else_decides(
+    change: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key()
+    change(monkeypatch)
+    assert key() != before
+
+
+def test_only_metadata_makes_an_image(tmp_path: Path) -> None:
+    image = base.Golden("x-1", "1", tmp_path / "x-1")
+    assert not base.is_built(image)
+    image.rootfs.mkdir(parents=True)
+    assert not base.is_built(image)
+    (image.directory / "metadata.json").write_text("{}")
+    assert base.is_built(image)
+
+
+def test_the_command() -> None:
+    argv = base.dib_argv(DISTRIBUTION, PROVIDER, Path("/w/image"))
+    assert argv == [
+        *("unshare", "--mount", "--propagation", "private"),
+        str(Path(sys.executable).parent / "disk-image-create"),
+        *("-a", "amd64", "-t", "tar", "-o", "/w/image"),
+        *("debian-minimal", "stacklab-golden", "openstack-debian", "packstack", "packstack-debian"),
+        "lxc-node",
+    ]
+
+
+class Dib:
+    """A fake disk-image-create; `then` is what it does once it has noted its call."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.then = ""
+
+    def argv(self, distribution: str, provider: str, out: Path) -> list[str]:
+        script = self.place / "disk-image-create"
+        script.write_text(
+            f'echo "$DIB_RELEASE $STACKLAB_PACKSTACK_WHEEL" >>{self.place}/calls\n'
+            "echo 'dib-run-parts Running /tmp/x/hooks/install.d/65-packstack'\n"
+            f'touch "$TMP_DIR/scratch"\n{self.then}\ntar -cf "$1.tar" -C {self.place}/rootfs .\n'
+        )
+        return ["sh", "-e", str(script), str(out)]
+
+    @property
+    def calls(self) -> list[str]:
+        file = self.place / "calls"
+        return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def dib(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_rootfs: Callable[[Path], Path]
+) -> Dib:
+    place = tmp_path / "dib"
+    make_rootfs(place / "rootfs")
+    fake = Dib(place)
+    monkeypatch.setattr(base, "dib_argv", fake.argv)
+    monkeypatch.setattr(base, "_apt_mirrors", lambda codename: ("", ""))
+    wheel = files.cache_dir() / "wheels" / "packstack-21.0.1-py3-none-any.whl"
+    files.write(wheel, "a wheel")
+    row = dataclasses.replace(releases.release("zed"), sha256=hashlib.sha256(b"a wheel").hexdigest())
+    monkeypatch.setattr(releases, "release", lambda name: row)
+    return fake
+
+
+def images() -> set[str]:
+    """All that is in the cache's images, but for locks."""
+    place = files.cache_dir() / "images"
+    return {path.name for path in place.iterdir() if path.suffix != ".lock"} if place.is_dir() else set()
+
+
+def test_a_build(dib: Dib) -> None:
+    image = base.build(DISTRIBUTION, PROVIDER)
+    assert image == base.wanted(DISTRIBUTION, PROVIDER)
+    assert images() == {image.name}
+    parts = {path.name for path in image.directory.iterdir()}
+    assert {"rootfs", "metadata.json", "packages.txt", "build.log"} <= parts
+    assert not {"image.tar", "tmp"} & parts
+    assert contract.check(image.rootfs, PROVIDER) == []
+    assert (image.directory / "packages.txt").read_text() == "acl 2.3.1-3 amd64\n"
+    assert "dib-run-parts Running" in (image.directory / "build.log").read_text()
+    about = files.read_json(image.directory / "metadata.json")
+    assert about["inputs"] == base.inputs(DISTRIBUTION, PROVIDER)
+    assert dib.calls == [f"bookworm {files.cache_dir()}/wheels/packstack-21.0.1-py3-none-any.whl"]
+
+
+def test_an_image_that_is_there_is_not_built_again(dib: Dib, capsys: pytest.CaptureFixture[str]) -> None:
+    first = base.build(DISTRIBUTION, PROVIDER)
+    made = first.directory.stat().st_mtime_ns
+    capsys.readouterr()
+    assert base.build(DISTRIBUTION, PROVIDER) == first
+    assert len(dib.calls) == 1
+    assert capsys.readouterr().err == ""
+    assert first.directory.stat().st_mtime_ns == made
+
+
+def test_the_sha256_is_that_of_the_image(dib: Dib, tmp_path: Path) -> None:
+    dib.then = f"trap 'cp \"$1.tar\" {tmp_path}/kept.tar' EXIT"
+    image = base.build(DISTRIBUTION, PROVIDER)
+    expected = hashlib.sha256((tmp_path / "kept.tar").read_bytes()).hexdigest()
+    assert files.read_json(image.directory / "metadata.json")["sha256"] == expected
+
+
+def kept_log() -> str:
+    (log,) = (files.cache_dir() / "logs").iterdir()
+    return log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("then", "message"),
+    [
+        ("echo E: no space; exit 2", r"ended with exit code 2\n.*\n    E: no space"),
+        ("exit 0", "ended well but left no image"),
+        ('head -c 100000 /dev/urandom >"$1.tar"; exit 0', "cannot be unpacked"),
+    ],
+    ids=["it fails", "no image", "a broken archive"],
+)
+def test_a_failed_build_leaves_its_log_alone(then: str, message: str, dib: Dib) -> None:
+    dib.then = then
+    with pytest.raises(CommandFailed, match=message):
+        base.build(DISTRIBUTION, PROVIDER)
+    assert images() == set()
+    assert "dib-run-parts Running" in kept_log()
+    dib.then = ""
+    assert base.is_built(base.build(DISTRIBUTION, PROVIDER))
+
+
+def test_an_image_that_breaks_the_contract_gets_no_name(dib: Dib) -> None:
+    broken = dib.place / "rootfs"
+    (broken / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    (broken / "etc/fstab").write_text("/dev/vda1 / ext4\n")
+    with pytest.raises(LabError) as caught:
+        base.build(DISTRIBUTION, PROVIDER)
+    first, *problems = caught.value.message.splitlines()
+    assert first == "the built image breaks the contract:"
+    assert [problem.split()[0] for problem in problems] == ["/etc/machine-id", "/etc/fstab"]
+    assert images() == set()
+    assert base.built() == []
+    assert "dib-run-parts Running" in kept_log()
+
+
+def test_an_image_appears_when_it_is_whole(dib: Dib, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = base.wanted(DISTRIBUTION, PROVIDER)
+    seen: list[bool] = []
+    real = contract.check
+
+    def check(rootfs: Path, provider: str) -> list[str]:
+        seen.append(image.directory.exists())
+        return real(rootfs, provider)
+
+    monkeypatch.setattr(contract, "check", check)
+    base.build(DISTRIBUTION, PROVIDER)
+    assert seen == [False]
+    assert image.directory.is_dir()
+
+
+def test_what_a_kill_left_is_not_built_upon(dib: Dib) -> None:
+    image = base.wanted(DISTRIBUTION, PROVIDER)
+    left = image.directory.with_name(f".building-{image.name}")
+    files.write(left / "rootfs" / "rubbish", "")
+    files.write(left / "metadata.json", "{}")
+    assert base.built() == []
+    assert base.build(DISTRIBUTION, PROVIDER) == image
+    assert not (image.rootfs / "rubbish").exists()
+    assert images() == {image.name}
+
+
+def test_two_builds_at_once_are_one(dib: Dib) -> None:
+    dib.then = "sleep 0.3"
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (pool.submit(base.build, DISTRIBUTION, PROVIDER) for _ in range(2))
+    assert first.result() == second.result()
+    assert len(dib.calls) == 1
+
+
+def test_built_lists_whole_images_by_name(dib: Dib) -> None:
+    image = base.build(DISTRIBUTION, PROVIDER)
+    (files.cache_dir() / "images" / "debian-12-lxc-half").mkdir()
+    assert base.built() == [image]
+
+
+def test_modes_and_links_survive(dib: Dib) -> None:
+    files.write(dib.place / "rootfs" / "usr/bin/sudo", "", mode=0o4755)
+    image = base.build(DISTRIBUTION, PROVIDER)
+    assert (image.rootfs / "usr/bin/sudo").stat().st_mode & 0o7777 == 0o4755
+    assert (image.rootfs / "etc/systemd/system/systemd-udev-trigger.service").readlink() == Path("/dev/null")
+
+
+def test_a_wheel_with_another_hash_is_fetched_anew(dib: Dib, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = files.cache_dir() / "wheels" / "packstack-21.0.1-py3-none-any.whl"
+    wheel.write_text("not the wheel")
+    asked: list[str] = []
+
+    def download(argv: list[object], *, log: Path, **_: object) -> Result:
+        asked.append(log.with_name("packstack.txt").read_text())
+        wheel.write_text("a wheel")
+        return Result(0, "")
+
+    monkeypatch.setattr(base, "run", download)
+    (files.cache_dir() / "work").mkdir()
+    row = releases.distribution(DISTRIBUTION)
+    log = files.cache_dir() / "work" / "build.log"
+    assert base._wheel(row, log) == wheel
+    assert asked == [f"packstack==21.0.1 --hash=sha256:{hashlib.sha256(b'a wheel').hexdigest()}\n"]
+    assert base._wheel(row, log) == wheel
+    assert len(asked) == 1  # from now on from the cache
+
+
+def test_mirrors_are_those_of_the_build_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "apt-get"
+    fake.write_text(
+        "#!/bin/sh\necho 'bookworm http://mirror.example/debian/'\n"
+        "echo 'bookworm-security http://mirror.example/security/'\necho odd\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert base._apt_mirrors("bookworm") == (
+        "http://mirror.example/debian/",
+        "http://mirror.example/security/",
+    )
+    assert base._apt_mirrors("trixie") == ("", "")
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    assert base._apt_mirrors("bookworm") == ("", "")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert base._apt_mirrors("bookworm") == ("", "")
+
+
+def test_the_fake_makes_what_dib_makes(dib: Dib, tmp_path: Path) -> None:
+    """A tar of a root filesystem, names relative: else these tests would prove nothing."""
+    run(dib.argv("", "", tmp_path / "image"), env={"TMP_DIR": str(tmp_path)})
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        assert "./etc/shadow" in archive.getnames()

@@ -1,0 +1,224 @@
+"""The tasks as a user types them, in a copy of the project where no lab is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from stacklab import files, stages
+
+INVOKE = Path(sys.executable).with_name("invoke")
+TASKS = {
+    *(
+        "build-base",
+        "up",
+        "reset",
+        "down",
+        "status",
+        "ssh",
+        "ssh-config",
+        "openstack",
+        "verify",
+        "doctor",
+        "test",
+    ),
+    *("topologies.list", "topologies.show", "topologies.validate"),
+    *("images.list", "images.build", "images.upload"),
+    *("snapshots.list", "snapshots.save", "snapshots.restore", "snapshots.delete"),
+}
+
+
+@dataclass
+class Cli:
+    """A checkout of its own, with a cache and a PATH that keep a task from touching the machine."""
+
+    project: Path
+    env: dict[str, str]
+
+    def __call__(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [INVOKE, *words],
+            cwd=self.project,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    if not INVOKE.is_file():
+        pytest.fail(f"{INVOKE} is missing: install the project's dependencies")
+    top = tmp_path_factory.mktemp("cli")
+    project = top / "project"
+    project.mkdir()
+    for name in ("stacklab", "elements", "scripts", "topologies"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(files.PROJECT / name, project / name, symlinks=True, ignore=ignore)
+    for name in ("tasks.py", "invoke.yaml", "Vagrantfile"):
+        shutil.copy(files.PROJECT / name, project / name)
+    (top / "bin").mkdir()
+    # Looking for a datapath must not load a module here.
+    fakes = {"modprobe": "exit 1", "unshare": "echo called >&2; exit 1", "vagrant": "echo called >&2; exit 1"}
+    for name, body in fakes.items():
+        (top / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (top / "bin" / name).chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("INVOKE_")}
+    env |= {
+        "PATH": f"{top}/bin:{os.environ['PATH']}",
+        "PYTHONPATH": str(project),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "XDG_CACHE_HOME": str(top / "cache"),
+        "COLUMNS": "200",
+    }
+    return Cli(project, env)
+
+
+def nothing_was_made(cli: Cli) -> bool:
+    return not (cli.project / ".stacklab").exists() and not Path(cli.env["XDG_CACHE_HOME"]).exists()
+
+
+def test_every_task_has_a_summary(cli: Cli) -> None:
+    listed = json.loads(cli("--list", "--list-format=json").stdout)
+    found = {task["name"]: task["help"] for task in listed["tasks"]}
+    for collection in listed["collections"]:
+        found |= {f"{collection['name']}.{task['name']}": task["help"] for task in collection["tasks"]}
+    assert set(found) == TASKS
+    for name, summary in found.items():
+        # Imperative and short: it is read in a list.
+        assert re.match(r"[A-Z].{10,110}[.:`]", summary or ""), f"{name}: {summary!r}"
+        assert "\n" not in summary
+
+
+def test_the_list_for_people(cli: Cli) -> None:
+    said = cli("--list").stdout
+    for name in TASKS:
+        assert re.search(rf"^  {re.escape(name)}  +[A-Z]", said, re.MULTILINE), name
+
+
+def test_every_flag_has_help(cli: Cli) -> None:
+    program = (
+        "import tasks\n"
+        "for name in tasks.namespace.task_names:\n"
+        "    task = tasks.namespace[name]\n"
+        "    for argument in task.get_arguments():\n"
+        "        print(name, argument.name, (argument.help or '').strip() or 'MISSING')\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=cli.project,
+        env=cli.env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "up dry-run only show what would be done" in said.stdout.replace("_", "-")
+    assert [line for line in said.stdout.splitlines() if line.endswith("MISSING")] == []
+
+
+def test_a_broken_topology(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "name: mine\nservises: [keystone]\nnodes:\n"
+        "  controller: {roles: [controller, network], management: 10.0.0.11}\n"
+        "  compute: {roles: [compute], management: 10.0.1.31}\n"
+    )
+    for task in (["up", "--topology"], ["up", "--dry-run", "--topology"], ["topologies.validate"]):
+        said = cli(*task, str(file), code=2)
+        assert said.stderr.splitlines() == [
+            f"{file}: servises: unknown key 'servises': did you mean 'services'? known: name, description, "
+            "distribution, release, provider, domain, networks, nodes, services, network_agent, answers",
+            f"{file}: nodes.compute.management: 10.0.1.31 is not in 10.0.0.0/24: "
+            "take an address of that network",
+        ]
+        assert said.stdout == ""
+    assert nothing_was_made(cli)
+
+
+def test_an_unknown_topology(cli: Cli) -> None:
+    said = cli("up", "--topology", "tow-node", code=2)
+    assert "there is no topology 'tow-node': give the path of a file or a name (two-node" in said.stderr
+    assert nothing_was_made(cli)
+
+
+def test_a_provider_that_cannot_be(cli: Cli) -> None:
+    said = cli("up", "--provider", "libvirt", code=2)
+    assert "provider: libvirt has no debian-12 image: take lxc" in said.stderr
+    assert nothing_was_made(cli)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        ["ssh", "controller"],
+        ["status"],
+        ["reset"],
+        ["verify"],
+        ["openstack", "--", "server", "list"],
+        ["snapshots.save", "mine"],
+    ],
+    ids=" ".join,
+)
+def test_without_a_lab(task: list[str], cli: Cli) -> None:
+    said = cli(*task, code=1)
+    assert said.stderr.splitlines() == [
+        "there is no lab here",
+        "hint: make one: scripts/stacklab up --topology two-node",
+    ]
+    assert said.stdout == ""
+    assert nothing_was_made(cli)
+
+
+def test_a_lab_by_a_name_that_is_not_there(cli: Cli) -> None:
+    said = cli("status", "--lab", "mine", code=1)
+    assert said.stderr.splitlines() == ["there is no lab 'mine' here", "hint: there are: none"]
+
+
+def test_down_without_a_lab_is_fine(cli: Cli) -> None:
+    assert "there is no lab two-node: nothing to remove" in cli("down").stderr
+    assert nothing_was_made(cli)
+
+
+@pytest.mark.parametrize("name", ["two-node", "all-in-one"])
+def test_a_dry_run_shows_all_and_starts_nothing(name: str, cli: Cli) -> None:
+    said = cli("up", "--dry-run", "--topology", name)
+    found = re.findall(r"^stage (\S+) \([0-9a-f]{12}\): to be done$", said.stdout, re.MULTILINE)
+    assert found == list(stages.NAMES)
+    for command in (
+        "disk-image-create -a amd64 -t tar",
+        f"ip netns add stacklab-{name}",
+        "vagrant up",
+        "on controller: PYTHONUNBUFFERED=1 packstack --answer-file=/root/answers.txt",
+        "scripts/build-probe-guest.sh",
+    ):
+        assert f"    {command}" in said.stdout or command in said.stdout
+    assert "controller.lab.test" in said.stdout
+    assert "called" not in said.stderr
+    assert nothing_was_made(cli)
+
+
+def test_a_dry_run_says_the_same_twice(cli: Cli) -> None:
+    assert cli("up", "--dry-run").stdout == cli("up", "--dry-run").stdout
+
+
+def test_topologies(cli: Cli) -> None:
+    said = cli("topologies.list").stdout
+    assert re.search(r"two-node +controller, compute1 +One controller", said)
+    assert re.search(r"all-in-one +controller +A single node", said)
+    shown = json.loads(cli("topologies.show", "two-node").stdout)
+    assert [node["management"] for node in shown["nodes"]] == ["10.0.0.11", "10.0.0.31"]
+    assert cli("topologies.validate", "two-node").stdout.endswith("two-node.yaml: 2 nodes, all right\n")

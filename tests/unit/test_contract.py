@@ -1,0 +1,187 @@
+"""The golden image contract: a good image passes, and of a broken one exactly its fault is named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stacklab import contract
+
+KERNEL = "6.1.0-56-amd64"
+SYSTEM = "etc/systemd/system"
+
+
+@pytest.fixture
+def root(tmp_path: Path, make_rootfs: Callable[[Path], Path]) -> Path:
+    return make_rootfs(tmp_path / "rootfs")
+
+
+def test_a_good_image_passes(root: Path) -> None:
+    assert contract.check(root, "lxc") == []
+
+
+def put(name: str, text: str = "") -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+    return change
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        path = root / name
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    return change
+
+
+def enable(unit: str) -> Callable[[Path], None]:
+    """A symbolic link as systemctl makes it, which leads nowhere outside the image."""
+
+    def change(root: Path) -> None:
+        link = root / SYSTEM / "multi-user.target.wants" / unit
+        link.symlink_to(f"/lib/systemd/system/{unit}")
+
+    return change
+
+
+def newer_kernel(*files: str) -> Callable[[Path], None]:
+    """A kernel that sorts before the old one by letters, and after it by number."""
+
+    def change(root: Path) -> None:
+        for file in ("boot/vmlinuz-6.1.0-100-amd64", *files):
+            put(file)(root)
+
+    return change
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no kernel": (remove(f"boot/vmlinuz-{KERNEL}"), "/boot has no kernel"),
+    "no initramfs": (remove(f"boot/initrd.img-{KERNEL}"), f"the newest kernel {KERNEL} has no initramfs"),
+    "no modules": (remove(f"lib/modules/{KERNEL}"), f"the newest kernel {KERNEL} has no modules"),
+    "modules without an index": (
+        remove(f"lib/modules/{KERNEL}/modules.dep"),
+        f"the newest kernel {KERNEL} has no modules",
+    ),
+    "newer kernel half installed": (
+        newer_kernel("lib/modules/6.1.0-100-amd64/modules.dep"),
+        "the newest kernel 6.1.0-100-amd64 has no initramfs",
+    ),
+    "no Packstack": (remove("usr/bin/packstack"), "Packstack is not installed: no /usr/bin/packstack"),
+    "no modules of Packstack": (
+        remove("usr/share/openstack-puppet/modules/packstack"),
+        "Packstack's Puppet modules are not in /usr/share/openstack-puppet/modules",
+    ),
+    "machine-id": (
+        put("etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
+        "/etc/machine-id is baked in: nodes would share it, and their MAC addresses with it",
+    ),
+    "host key": (
+        put("etc/ssh/ssh_host_ed25519_key", "x"),
+        "/etc/ssh/ssh_host_ed25519_key: a host key is baked in",
+    ),
+    "public host key": (
+        put("etc/ssh/ssh_host_rsa_key.pub", "x"),
+        "/etc/ssh/ssh_host_rsa_key.pub: a host key is baked in",
+    ),
+    "Open vSwitch's state": (
+        put("etc/openvswitch/conf.db", "x"),
+        "/etc/openvswitch/conf.db: Open vSwitch's state is baked in",
+    ),
+    "Open vSwitch's state, Debian": (
+        put("var/lib/openvswitch/conf.db", "x"),
+        "/var/lib/openvswitch/conf.db: Open vSwitch's state is baked in",
+    ),
+    "root's password": (put("etc/shadow", "root:$y$j9T$x$y:1::::::\n"), "user root has a password"),
+    "root without password": (put("etc/shadow", "root::1::::::\n"), "root has an empty password"),
+    "a user's password": (
+        put("etc/shadow", "root:*:1::::::\nvagrant:x1:1::::::\n"),
+        "user vagrant has a password",
+    ),
+    "authorized_keys": (
+        put("root/.ssh/authorized_keys", "ssh-ed25519 AAAA\n"),
+        "/root/.ssh/authorized_keys is baked in",
+    ),
+    "proxy": (
+        put("etc/apt/apt.conf.d/60proxy", 'Acquire::http::Proxy "http://192.0.2.1:3128";\n'),
+        "/etc/apt/apt.conf.d/60proxy names a proxy",
+    ),
+    "sshd off": (remove(f"{SYSTEM}/multi-user.target.wants/ssh.service"), "sshd is not enabled"),
+    "chrony off": (remove(f"{SYSTEM}/multi-user.target.wants/chrony.service"), "chrony is not enabled"),
+    "firewalld on": (enable("firewalld.service"), "firewalld is enabled"),
+    "no manifest": (remove("etc/dib-manifests"), "there is no manifest of packages"),
+    "empty manifest": (put("etc/dib-manifests/packages.txt", "\n"), "there is no manifest of packages"),
+    "udev trigger": (
+        remove(f"{SYSTEM}/systemd-udev-trigger.service"),
+        "systemd-udev-trigger is not masked: a container would announce the host's devices again",
+    ),
+    "fstab": (
+        put("etc/fstab", "/dev/vda1 / ext4 defaults 0 1\n"),
+        "/etc/fstab is not empty: a container's filesystems are mounted by LXC",
+    ),
+    "chronyd sets the clock": (
+        put(f"{SYSTEM}/chrony.service.d/10-container.conf", "[Service]\nExecStart=/usr/sbin/chronyd -F 1\n"),
+        "chronyd would set the host's clock",
+    ),
+    "chronyd as it came": (
+        remove(f"{SYSTEM}/chrony.service.d/10-container.conf"),
+        "chronyd would set the host's clock",
+    ),
+    **{
+        f"{name} on": (enable(f"{name}.service"), f"{name} is enabled")
+        for name in (
+            "mariadb",
+            "rabbitmq-server",
+            "memcached",
+            "apache2",
+            "keystone",
+            "glance-api",
+            "nova-api",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize(("change", "problem"), BROKEN.values(), ids=BROKEN)
+def test_broken(change: Callable[[Path], None], problem: str, root: Path) -> None:
+    change(root)
+    assert contract.check(root, "lxc") == [problem]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        newer_kernel("boot/initramfs-6.1.0-100-amd64.img", "lib/modules/6.1.0-100-amd64/modules.dep.bin"),
+        put("etc/machine-id"),
+        remove("etc/machine-id"),
+        put("etc/apt/apt.conf.d/99own", 'Acquire::Retries "3";\n'),
+    ],
+    ids=["newer kernel, whole", "empty machine-id", "no machine-id", "apt settings"],
+)
+def test_still_good(change: Callable[[Path], None], root: Path) -> None:
+    change(root)
+    assert contract.check(root, "lxc") == []
+
+
+def test_names_of_the_other_family(root: Path) -> None:
+    wants = root / SYSTEM / "multi-user.target.wants"
+    (wants / "chrony.service").rename(wants / "chronyd.service")
+    (wants / "ssh.service").rename(wants / "sshd.service")
+    assert contract.check(root, "lxc") == []
+
+
+def test_only_containers_need_what_is_for_containers(root: Path) -> None:
+    put("etc/fstab", "/dev/vda1 / ext4 defaults 0 1\n")(root)
+    remove(f"{SYSTEM}/systemd-udev-trigger.service")(root)
+    remove(f"{SYSTEM}/chrony.service.d")(root)
+    assert contract.check(root, "libvirt") == []
+
+
+def test_all_faults_are_named_at_once(root: Path) -> None:
+    for change, _ in (BROKEN["no kernel"], BROKEN["proxy"], BROKEN["sshd off"], BROKEN["fstab"]):
+        change(root)
+    assert len(contract.check(root, "lxc")) == 4

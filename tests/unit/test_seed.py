@@ -1,0 +1,221 @@
+"""What a node is given before its first boot: every file, its mode, and what stays the same."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stacklab import seed
+from stacklab.plan import Plan
+
+HIERA = "etc/puppet/code/environments/production/data/node.yaml"
+HOSTS = (
+    "127.0.0.1 localhost\n10.0.0.11 controller.lab.test controller\n10.0.0.31 compute1.lab.test compute1\n"
+)
+BOTH = {
+    "etc/hostname": 0o644,
+    "etc/machine-id": 0o444,
+    "etc/hosts": 0o644,
+    "etc/resolv.conf": 0o644,
+    "etc/ssh/ssh_known_hosts": 0o644,
+    "etc/ssh/ssh_host_ed25519_key": 0o600,
+    "etc/ssh/ssh_host_ed25519_key.pub": 0o644,
+    "etc/ssh/sshd_config.d/10-stacklab.conf": 0o644,
+    "etc/chrony/chrony.conf": 0o644,
+    "root/.ssh/authorized_keys": 0o600,
+    HIERA: 0o644,
+}
+CONTROLLER = {"root/.ssh/id_ed25519": 0o600, "root/.ssh/id_ed25519.pub": 0o644}
+SYSTEM = {"etc/systemd/network/30-eth2.network": 0o644}
+NETDEV = {
+    "etc/systemd/network/30-brvxlan.network": 0o644,
+    "etc/systemd/system/stacklab-tunnel.service": 0o644,
+}
+
+
+def tree(root: Path) -> dict[str, int]:
+    """The files of a seed with their modes."""
+    files = (path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    return {str(path.relative_to(root)): path.stat().st_mode & 0o7777 for path in files}
+
+
+def links(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): str(path.readlink()) for path in root.rglob("*") if path.is_symlink()
+    }
+
+
+def text(plan: Plan, node: str, name: str) -> str:
+    return (plan.directory / "seed" / node / name).read_text()
+
+
+@pytest.mark.parametrize(("datapath", "more"), [("system", SYSTEM), ("netdev", NETDEV)])
+def test_files_and_modes(datapath: str, more: dict[str, int], make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(datapath=datapath)
+    seed.write(plan)
+    place = plan.directory / "seed"
+    # The private key, with which one is root everywhere, is on the controller alone.
+    assert tree(place / "controller") == {**BOTH, **CONTROLLER, **more}
+    assert tree(place / "compute1") == {**BOTH, **more}
+    for name in ("root", "root/.ssh"):
+        assert (place / "compute1" / name).stat().st_mode & 0o7777 == 0o700
+
+
+def test_units_only_for_the_userspace_datapath(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(datapath="netdev")
+    seed.write(plan)
+    wants = "etc/systemd/system/multi-user.target.wants"
+    assert links(plan.directory / "seed" / "compute1") == {
+        f"{wants}/openvswitch-switch.service": "/lib/systemd/system/openvswitch-switch.service",
+        f"{wants}/stacklab-tunnel.service": "/etc/systemd/system/stacklab-tunnel.service",
+    }
+    unit = text(plan, "compute1", "etc/systemd/system/stacklab-tunnel.service")
+    assert "add-br brvxlan" in unit and "@" not in unit
+    plan = make_plan(datapath="system")
+    seed.write(plan)
+    assert links(plan.directory / "seed" / "compute1") == {}
+
+
+@pytest.mark.parametrize(("datapath", "name"), [("system", "eth2"), ("netdev", "brvxlan")])
+def test_tunnel_address(datapath: str, name: str, make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(datapath=datapath)
+    seed.write(plan)
+    for node, address in (("controller", "10.0.1.11/24"), ("compute1", "10.0.1.31/24")):
+        network = text(plan, node, f"etc/systemd/network/30-{name}.network")
+        assert f"Name={name}\n" in network and f"Address={address}\n" in network
+        assert "@" not in network
+
+
+def test_names(two_node: Plan) -> None:
+    seed.write(two_node)
+    assert text(two_node, "controller", "etc/hostname") == "controller.lab.test\n"
+    assert text(two_node, "compute1", "etc/hostname") == "compute1.lab.test\n"
+    for node in ("controller", "compute1"):
+        assert text(two_node, node, "etc/hosts") == HOSTS
+
+
+def test_each_node_has_a_machine_id_of_its_own(two_node: Plan) -> None:
+    seed.write(two_node)
+    first = [text(two_node, node, "etc/machine-id") for node in ("controller", "compute1")]
+    assert all(re.fullmatch(r"[0-9a-f]{32}\n", identity) for identity in first)
+    assert first[0] != first[1]
+    seed.write(two_node)
+    assert [text(two_node, node, "etc/machine-id") for node in ("controller", "compute1")] == first
+
+
+def test_clocks(two_node: Plan) -> None:
+    seed.write(two_node)
+    controller = text(two_node, "controller", "etc/chrony/chrony.conf").splitlines()
+    compute = text(two_node, "compute1", "etc/chrony/chrony.conf").splitlines()
+    assert "local stratum 8" in controller and "allow 10.0.0.0/24" in controller
+    assert not [line for line in controller if line.startswith(("server", "pool"))]
+    assert [line for line in compute if line.startswith(("server", "pool", "local", "allow"))] == [
+        "server 10.0.0.11 iburst minpoll 2 maxpoll 6"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("datapath", "expected"),
+    [("system", {}), ("netdev", {"neutron::agents::ml2::ovs::datapath_type": "netdev"})],
+)
+def test_hiera(datapath: str, expected: dict[str, str], make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(datapath=datapath)
+    seed.write(plan)
+    assert yaml.safe_load(text(plan, "compute1", HIERA)) == expected
+
+
+def test_keys_fit_each_other(two_node: Plan) -> None:
+    seed.write(two_node)
+    keys = two_node.directory / "ssh"
+    public = (keys / "id_ed25519.pub").read_text()
+    private = two_node.directory / "seed" / "controller" / "root/.ssh/id_ed25519"
+    derived = subprocess.run(["ssh-keygen", "-y", "-f", private], capture_output=True, text=True, check=True)
+    assert derived.stdout.split()[:2] == public.split()[:2]
+    known = text(two_node, "compute1", "etc/ssh/ssh_known_hosts").splitlines()
+    for node, line in zip(two_node.topology.nodes, known, strict=True):
+        assert text(two_node, node.name, "root/.ssh/authorized_keys") == public
+        host = text(two_node, node.name, "etc/ssh/ssh_host_ed25519_key.pub").split()
+        assert line == f"{node.name},{node.fqdn},{node.management} {host[0]} {host[1]}"
+    assert (keys / "known_hosts").read_text().splitlines() == known
+    assert len({line.split()[2] for line in (*known, f"x {public}")}) == 3
+
+
+def test_keys_are_drawn_once_and_kept_from_others(two_node: Plan) -> None:
+    seed.write(two_node)
+    keys = two_node.directory / "ssh"
+    names = {"id_ed25519", "host_controller", "host_compute1"}
+    assert {path.name for path in keys.iterdir()} == {
+        *names,
+        *(f"{name}.pub" for name in names),
+        "known_hosts",
+    }
+    first = {path.name: path.read_bytes() for path in keys.iterdir()}
+    assert {(keys / name).stat().st_mode & 0o7777 for name in names} == {0o600}
+    assert keys.stat().st_mode & 0o7777 == 0o700
+    seed.write(two_node)
+    assert {path.name: path.read_bytes() for path in keys.iterdir()} == first
+
+
+def test_a_key_that_a_kill_left_half_is_drawn_anew(two_node: Plan) -> None:
+    keys = two_node.directory / "ssh"
+    keys.mkdir(parents=True)
+    (keys / "id_ed25519").write_text("half")
+    seed.write(two_node)
+    assert (keys / "id_ed25519").read_text() != "half"
+    assert text(two_node, "controller", "root/.ssh/id_ed25519") == (keys / "id_ed25519").read_text()
+
+
+def test_nothing_stays_of_an_older_seed(make_plan: Callable[..., Plan]) -> None:
+    seed.write(make_plan(datapath="netdev"))
+    plan = make_plan(datapath="system")
+    seed.write(plan)
+    assert set(tree(plan.directory / "seed" / "compute1")) == {*BOTH, *SYSTEM}
+
+
+def test_ssh_config(two_node: Plan, labs: Path) -> None:
+    directory = labs / "two-node"
+
+    def host(name: str, address: str) -> str:
+        return f"""Host {name} {name}.lab.test {address}
+  HostName {address}
+  User root
+  IdentityFile {directory}/ssh/id_ed25519
+  IdentitiesOnly yes
+  UserKnownHostsFile {directory}/ssh/known_hosts
+  StrictHostKeyChecking yes
+  ConnectTimeout 5
+  ServerAliveInterval 15
+  LogLevel ERROR
+  ProxyCommand nsenter --net=/run/netns/stacklab-two-node nc %h %p
+"""
+
+    assert seed.ssh_config(two_node) == host("controller", "10.0.0.11") + host("compute1", "10.0.0.31")
+    seed.write(two_node)
+    assert (directory / "ssh_config").read_text() == seed.ssh_config(two_node)
+    asked = subprocess.run(
+        ["ssh", "-G", "-F", directory / "ssh_config", "compute1.lab.test"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {"hostname 10.0.0.31", "user root", "stricthostkeychecking true"} <= set(asked.stdout.splitlines())
+
+
+def test_addresses_of_interfaces(make_plan: Callable[..., Plan]) -> None:
+    plan, other = make_plan(), make_plan(lab="other")
+    found = [
+        seed.mac(one, node, interface)
+        for one in (plan, other)
+        for node in one.topology.nodes
+        for interface in ("eth0", "eth1", "eth2")
+    ]
+    assert len(set(found)) == 12
+    for address in found:
+        assert re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", address)
+        assert int(address[:2], 16) & 0b11 == 0b10  # locally administered, unicast
+    assert seed.mac(plan, plan.topology.nodes[0], "eth0") == "02:1e:f2:41:06:26"  # the same in every process

@@ -1,0 +1,248 @@
+"""The verification's own parts: what counts as an answer, and what is removed afterwards."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace as Thing
+from typing import Any
+
+import pytest
+
+from stacklab import cloud, namespace, settle, verify
+from stacklab.errors import LabError, NotHealthy
+from stacklab.plan import Plan
+
+SERVER = Thing(id="4711", name="stacklab-verify-tenant")
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(verify, "time", made)
+    return made
+
+
+class Guest(BaseHTTPRequestHandler):
+    """The page that the probe guest serves."""
+
+    page = ""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.page.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def guest() -> Iterator[str]:
+    """A guest's address, of this machine."""
+    with HTTPServer(("127.0.0.1", 0), Guest) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("page", "answer"),
+    [
+        ("hostname: x\ninstance-id: i-0000002a\n", "metadata says i-0000002a"),
+        ("instance-id=i-00ff\n", "metadata says i-00ff"),
+        ("instance-id: none yet\n", ""),
+        ("<html>It works</html>", ""),
+        ("", ""),
+    ],
+)
+def test_page(page: str, answer: str, guest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Guest, "page", page)
+    # A proxy of the host's knows nothing of the lab.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert verify._page(guest, SERVER.id) == answer
+
+
+def console(text: Any) -> Any:
+    return Thing(compute=Thing(get_server_console_output=lambda server: text))
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ({"output": "Linux\nSTACKLAB-PROBE booted 12.34 s\n"}, "shows the boot (12.34 s)"),
+        ("STACKLAB-PROBE booted 3 s", "shows the boot (3 s)"),
+        ({"output": "STACKLAB-PROBE dhcp 203.0.113.101/24\n"}, ""),
+        ({"output": ""}, ""),
+    ],
+)
+def test_console(text: Any, answer: str) -> None:
+    assert verify._console(console(text), SERVER) == answer
+
+
+def test_an_answer_is_waited_for(two_node: Plan, clock: Clock) -> None:
+    answers: list[Any] = [OSError("refused"), "", ConnectionResetError(), "answers"]
+
+    def question() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return str(answer)
+
+    assert verify._until(two_node, console(""), SERVER, "203.0.113.7", "ping", question) == "answers"
+    assert clock.now == 3
+
+
+def test_no_answer_shows_the_end_of_the_console(two_node: Plan, clock: Clock) -> None:
+    text = "\n".join(f"line {number}" for number in range(1, 31))
+    with pytest.raises(NotHealthy) as caught:
+        verify._until(two_node, console({"output": text}), SERVER, "203.0.113.7", "ping", lambda: "")
+    first, *tail = caught.value.message.splitlines()
+    assert first == "stacklab-verify-tenant at 203.0.113.7: no ping within 240 s; its console says:"
+    assert tail == [f"    line {number}" for number in range(16, 31)]
+    assert "/var/log/neutron on controller" in caught.value.hint
+    assert clock.now >= verify.ANSWER_SECONDS
+
+
+def test_other_errors_are_not_waited_for(two_node: Plan, clock: Clock) -> None:
+    def question() -> str:
+        raise TypeError("a bug")
+
+    with pytest.raises(TypeError):
+        verify._until(two_node, console(""), SERVER, "203.0.113.7", "ping", question)
+
+
+def states(*found: Any) -> Any:
+    left = list(found)
+    return Thing(compute=Thing(get_server=lambda _: left.pop(0) if len(left) > 1 else left[0]))
+
+
+def server(status: str, **more: Any) -> Thing:
+    return Thing(id="1", name="stacklab-verify-x", status=status, task_state="spawning", fault=None, **more)
+
+
+def test_active(clock: Clock) -> None:
+    active = server("ACTIVE")
+    assert verify._active(states(server("BUILD"), server("BUILD"), active), active) is active
+    assert clock.now == 2
+
+
+def test_an_instance_in_error_says_why(clock: Clock) -> None:
+    failed = server("ERROR")
+    failed.fault = {"message": "No valid host was found."}
+    with pytest.raises(NotHealthy) as caught:
+        verify._active(states(server("BUILD"), failed), failed)
+    assert caught.value.message == "instance stacklab-verify-x failed: No valid host was found."
+    assert "nova-compute.log" in caught.value.hint
+    failed.fault = None
+    with pytest.raises(NotHealthy, match="no reason given"):
+        verify._active(states(failed), failed)
+
+
+def test_an_instance_that_never_gets_active(clock: Clock) -> None:
+    with pytest.raises(NotHealthy, match=r"was still BUILD \(spawning\) after 300 s"):
+        verify._active(states(server("BUILD")), server("BUILD"))
+
+
+class Demo:
+    """A project with things of a verification and others'."""
+
+    current_project_id = "demo-project"
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.waited: list[str] = []
+        self.asked: list[dict[str, Any]] = []
+        self.names = ["stacklab-verify-provider", "web", "stacklab-verify-tenant", "my-stacklab-verify"]
+        self.compute = Thing(
+            servers=lambda: [Thing(name=name) for name in self.names],
+            delete_server=self.delete_server,
+            wait_for_delete=lambda server, wait: self.waited.append(server.name),
+        )
+        self.network = Thing(
+            ips=self.ips,
+            delete_ip=lambda ip: self.removed.append(ip.name),
+            security_groups=self.groups,
+            delete_security_group=self.delete_group,
+        )
+
+    def delete_server(self, server: Any, ignore_missing: bool) -> None:
+        assert ignore_missing
+        self.removed.append(server.name)
+
+    def ips(self, **query: Any) -> list[Thing]:
+        self.asked.append(query)
+        return [Thing(name="the test's address")]
+
+    def groups(self, **query: Any) -> list[Thing]:
+        self.asked.append(query)
+        return [Thing(name="the test's group")]
+
+    def delete_group(self, group: Any) -> None:
+        # Neutron refuses while an instance's port still uses it.
+        assert self.waited == ["stacklab-verify-provider", "stacklab-verify-tenant"]
+        self.removed.append(group.name)
+
+
+def test_sweep_removes_its_own_only() -> None:
+    demo = Demo()
+    verify._sweep(demo)
+    assert demo.removed == [
+        "the test's address",
+        "stacklab-verify-provider",
+        "stacklab-verify-tenant",
+        "the test's group",
+    ]
+    assert demo.asked == [
+        {"description": "stacklab-verify"},
+        {"name": "stacklab-verify", "project_id": "demo-project"},
+    ]
+
+
+def test_an_unhealthy_lab_is_not_booted_on(two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "quick", lambda plan: "nova API: answers 503")
+    with pytest.raises(NotHealthy, match=r"^nova API: answers 503$"):
+        verify.verify(two_node)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_instances_go_whatever_happens(
+    fails: bool, two_node: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def boot(*_: Any) -> list[verify.Row]:
+        seen.append("boot")
+        if fails:
+            raise NotHealthy("no ping")
+        return [verify.Row("ping", "answers", 1.0)]
+
+    monkeypatch.setattr(settle, "quick", lambda plan: "")
+    monkeypatch.setattr(namespace, "entered", lambda plan: nullcontext())
+    monkeypatch.setattr(cloud, "connect", lambda plan, who="admin": seen.append(who))
+    monkeypatch.setattr(verify, "_boot_and_ask", boot)
+    monkeypatch.setattr(verify, "_sweep", lambda demo: seen.append("sweep"))
+    with pytest.raises(LabError, match="no ping") if fails else nullcontext():
+        rows = verify.verify(two_node)
+        assert [row.what for row in rows] == ["services and agents", "ping"]
+    # Before, for what a killed verification left, and after.
+    assert seen == ["demo", "sweep", "boot", "sweep"]
