@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,7 +34,7 @@ from stacklab.providers.lxc import Lxc
 from stacklab.run import run
 from stacklab.stages import Progress, Stage
 
-TOPOLOGIES = files.PROJECT / "topologies"
+TOPOLOGIES = Path(os.path.relpath(files.PROJECT / "topologies"))
 # Part of each stage's key: raise one when what the stage does changes, and labs run it anew.
 VERSIONS = {"nodes": 1, "openstack": 1, "cloud": 1, "images": 1, "verified": 1}
 
@@ -125,7 +126,7 @@ def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row
     )
     return [
         Stage(name, key, act, commands)
-        for name, key, (act, commands) in zip(stages.NAMES, keys, acts, strict=True)
+        for name, key, (act, commands) in zip(stages.NAMES, keys[1:], acts, strict=True)
     ]
 
 

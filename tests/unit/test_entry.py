@@ -16,7 +16,16 @@ ROOT = Path(__file__).parents[2]
 DEBIAN = {
     *("vagrant", "vagrant-lxc", "lxc", "sudo", "mmdebstrap", "debootstrap", "qemu-utils", "mtools"),
     *("dosfstools", "syslinux", "syslinux-common", "rsync", "zstd", "cpio", "ethtool", "iproute2", "procps"),
-    *("util-linux", "fdisk", "openssh-client", "netcat-openbsd", "python3-venv", "patch", "git"),
+    *(
+        "util-linux",
+        "fdisk",
+        "openssh-client",
+        "iputils-ping",
+        "netcat-openbsd",
+        "python3-venv",
+        "patch",
+        "git",
+    ),
 }
 
 RECORD = 'printf "%s\\n" "${0##*/} $*" >>"$FAKE/calls"\n'
@@ -163,7 +172,7 @@ def test_a_removed_package_with_its_configuration_left_is_missing(checkout: Chec
 def test_tests_want_more(checkout: Checkout) -> None:
     checkout.state("installed", "\n".join(DEBIAN) + "\n")
     _, calls = checkout.run("test")
-    assert installed(calls) == {"shellcheck", "ruby"}
+    assert installed(calls) == {"gcc", "qemu-system-x86", "ruby", "shellcheck"}
     assert calls[-2].endswith("-e .[test]")
     assert calls[-1] == "invoke test"
 
