@@ -27,6 +27,9 @@ def edge(function: Task) -> Task:
         except LabError as error:
             text = redact.text(error.message + (f"\nhint: {error.hint}" if error.hint else ""))
             raise Exit(text, code=error.exit_code) from None
+        except BrokenPipeError:
+            # Whoever read the output, such as `head`, has enough of it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             text = "\ninterrupted; what was whole is kept, and the same command goes on from there"
             raise Exit(text, code=130) from None
