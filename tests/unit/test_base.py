@@ -46,8 +46,9 @@ def test_a_name_is_the_same_wherever_the_project_lies(project: Path, monkeypatch
 
 
 def test_the_name_changes_with_each_element(project: Path) -> None:
-    names = [path.name for path in sorted((project / "elements").iterdir())]
-    assert "lxc-node" in names and "packstack" in names
+    own = {path.name for path in (project / "elements").iterdir()}
+    names = sorted(own & {*releases.distribution(DISTRIBUTION).elements, *base.PROVIDER_ELEMENTS[PROVIDER]})
+    assert {"lxc-node", "packstack", "stacklab-golden"} <= set(names)
     keys = [key()]
     for name in names:
         (project / "elements" / name / "README.rst").write_text("changed\n")
@@ -55,6 +56,8 @@ def test_the_name_changes_with_each_element(project: Path) -> None:
         (project / "elements" / name / "new-file").touch()
         keys.append(key())
     assert len(set(keys)) == 1 + 2 * len(names)
+    files.write(project / "elements" / "for-something-else" / "README.rst", "")
+    assert key() == keys[-1]
 
 
 def test_the_name_changes_with_an_executable_bit(project: Path) -> None:
@@ -137,6 +140,12 @@ class Dib:
         )
         return ["sh", "-e", str(script), str(out)]
 
+    def apt_get(self, body: str) -> None:
+        """What the build host's apt-get says of its mirrors."""
+        fake = self.place / "bin" / "apt-get"
+        fake.write_text(f"#!/bin/sh\n{body}\n")
+        fake.chmod(0o755)
+
     @property
     def calls(self) -> list[str]:
         file = self.place / "calls"
@@ -151,7 +160,9 @@ def dib(
     make_rootfs(place / "rootfs")
     fake = Dib(place)
     monkeypatch.setattr(base, "dib_argv", fake.argv)
-    monkeypatch.setattr(base, "_apt_mirrors", lambda codename: ("", ""))
+    (place / "bin").mkdir()
+    fake.apt_get("exit 1")
+    monkeypatch.setenv("PATH", f"{place}/bin", prepend=":")
     wheel = files.cache_dir() / "wheels" / "packstack-21.0.1-py3-none-any.whl"
     files.write(wheel, "a wheel")
     row = dataclasses.replace(releases.release("zed"), sha256=hashlib.sha256(b"a wheel").hexdigest())
@@ -302,23 +313,25 @@ def test_a_wheel_with_another_hash_is_fetched_anew(dib: Dib, monkeypatch: pytest
     assert len(asked) == 1  # from now on from the cache
 
 
-def test_mirrors_are_those_of_the_build_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = tmp_path / "apt-get"
-    fake.write_text(
-        "#!/bin/sh\necho 'bookworm http://mirror.example/debian/'\n"
-        "echo 'bookworm-security http://mirror.example/security/'\necho odd\n"
-    )
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert base._apt_mirrors("bookworm") == (
-        "http://mirror.example/debian/",
-        "http://mirror.example/security/",
-    )
-    assert base._apt_mirrors("trixie") == ("", "")
-    fake.write_text("#!/bin/sh\nexit 1\n")
-    assert base._apt_mirrors("bookworm") == ("", "")
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert base._apt_mirrors("bookworm") == ("", "")
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "printf 'bookworm http://a.example/debian/\\nbookworm-security http://a.example/s/\\n'",
+            "a.example",
+        ),
+        ("printf 'trixie http://a.example/debian/\\nodd\\n'", "none"),
+        ("exit 1", "none"),
+    ],
+    ids=["its own", "another distribution's", "no apt"],
+)
+def test_mirrors_are_those_of_the_build_host(said: str, expected: str, dib: Dib, tmp_path: Path) -> None:
+    dib.apt_get(said)
+    mirrors = '"${DIB_DISTRIBUTION_MIRROR-none} ${DIB_DEBIAN_SECURITY_MIRROR-none}"'
+    dib.then = f"echo {mirrors} >{tmp_path}/mirrors"
+    base.build(DISTRIBUTION, PROVIDER)
+    wanted = {"a.example": "http://a.example/debian/ http://a.example/s/", "none": "none none"}
+    assert (tmp_path / "mirrors").read_text().strip() == wanted[expected]
 
 
 def test_the_fake_makes_what_dib_makes(dib: Dib, tmp_path: Path) -> None:

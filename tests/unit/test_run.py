@@ -127,7 +127,7 @@ def test_past_the_deadline_the_children_end_too() -> None:
     seen: list[str] = []
     started = time.monotonic()
     with pytest.raises(CommandFailed) as caught:
-        run(["sh", "-c", "sleep 300 & echo $!; wait"], timeout=0.4, each_line=seen.append, check=False)
+        run(["sh", "-c", "sleep 20 & echo $!; wait"], timeout=0.4, each_line=seen.append, check=False)
     assert time.monotonic() - started < 5
     assert "did not end within 0 s" in caught.value.message
     assert gone(int(seen[0]))
@@ -136,9 +136,11 @@ def test_past_the_deadline_the_children_end_too() -> None:
 def test_what_ignores_the_first_signal_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "stop", partial(module.stop, grace=0.2))
     seen: list[str] = []
-    stubborn = "trap '' TERM; sh -c 'echo $$; while :; do sleep 1; done' & echo $$; wait"
+    stubborn = "trap '' TERM; sh -c 'echo $$; exec sleep 20' & echo $$; wait"
+    started = time.monotonic()
     with pytest.raises(CommandFailed, match="did not end within"):
         run(["sh", "-c", stubborn], timeout=0.4, each_line=seen.append)
+    assert time.monotonic() - started < 10
     assert len(seen) == 2
     assert all(gone(int(pid)) for pid in seen)
 
@@ -151,14 +153,14 @@ def test_an_interrupt_ends_the_command() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(["sh", "-c", "echo $$; exec sleep 300"], each_line=each)
+        run(["sh", "-c", "echo $$; exec sleep 20"], each_line=each)
     assert gone(int(seen[0]))
 
 
 def test_the_command_dies_with_its_killed_parent() -> None:
     program = (
         "from stacklab.run import run\n"
-        "run(['sh', '-c', 'echo $$; exec sleep 300'], each_line=lambda line: print(line, flush=True))\n"
+        "run(['sh', '-c', 'echo $$; exec sleep 20'], each_line=lambda line: print(line, flush=True))\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=files.PROJECT, stdout=subprocess.PIPE, text=True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from stacklab import files, packstack, snapshots, stages
+from stacklab import files, lab, packstack, snapshots, stages
+from stacklab.base import Golden
 from stacklab.errors import LabError
 from stacklab.plan import Plan
 from stacklab.providers.lxc import Lxc
@@ -210,3 +212,50 @@ def test_before_the_first_stage_there_is_nothing_to_go_back_to(run: Run) -> None
     with pytest.raises(packstack.TimedOut):
         run()
     assert run.seen == ["nodes"]
+
+
+def keys(plan: Plan, golden: str = "1") -> list[str]:
+    image = Golden(f"debian-12-lxc-{golden}", golden, Path("/nowhere"))
+    made = lab.stages_of(plan, image, lambda rows: None)
+    assert [stage.name for stage in made] == list(NAMES)
+    assert all(stage.commands for stage in made)
+    return [stage.key for stage in made]
+
+
+def first_change(before: list[str], after: list[str]) -> str:
+    """The first stage whose key differs; those after it must differ too, as they lie on it."""
+    same = [one == other for one, other in zip(before, after, strict=True)]
+    assert same == sorted(same, reverse=True)
+    return "none" if all(same) else NAMES[same.index(False)]
+
+
+def test_keys_are_stable_and_all_different(two_node: Plan) -> None:
+    assert keys(two_node) == keys(two_node)
+    assert len(set(keys(two_node))) == len(NAMES)
+
+
+def test_what_runs_anew_when_the_topology_changes(two_node: Plan) -> None:
+    before, topology = keys(two_node), two_node.topology
+    compute = replace(topology.nodes[1], memory=8192)
+    for changes, first in (
+        ({"description": "other words", "file": "elsewhere.yaml"}, "none"),
+        ({"nodes": (topology.nodes[0], compute)}, "nodes"),
+        ({"management": replace(topology.management, host="10.0.0.2")}, "nodes"),
+        ({"answers": {"CONFIG_NOVA_LIBVIRT_VIRT_TYPE": "kvm"}}, "openstack"),
+        ({"services": topology.services[:-1]}, "openstack"),
+        ({"tenant": replace(topology.tenant, gateway="172.16.1.254")}, "cloud"),
+        ({"provider_network": replace(topology.provider_network, pool_end="203.0.113.200")}, "cloud"),
+    ):
+        after = keys(replace(two_node, topology=replace(topology, **cast(Any, changes))))
+        assert first_change(before, after) == first, changes
+
+
+def test_what_else_runs_anew(two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys(two_node)
+    assert first_change(before, keys(replace(two_node, reasons=()))) == "none"
+    assert first_change(before, keys(two_node, golden="2")) == "nodes"
+    assert first_change(before, keys(replace(two_node, datapath="system"))) == "nodes"
+    for name in NAMES:
+        with monkeypatch.context() as patch:
+            patch.setitem(lab.VERSIONS, name, 99)
+            assert first_change(before, keys(two_node)) == name
