@@ -36,6 +36,10 @@ def _release(name: str) -> list[object]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
 def _kernel(rootfs: Path) -> list[str]:
     kernels = sorted(
         (path.name.removeprefix("vmlinuz-") for path in (rootfs / "boot").glob("vmlinuz-*")), key=_release
@@ -81,7 +85,10 @@ def _identity(rootfs: Path) -> list[str]:
 
 def _secrets(rootfs: Path) -> list[str]:
     problems = []
-    for line in (rootfs / "etc/shadow").read_text(encoding="utf-8").splitlines():
+    shadow = _text(rootfs / "etc/shadow")
+    if not shadow:
+        problems.append("/etc/shadow is missing")
+    for line in shadow.splitlines():
         user, password, *_ = line.split(":")
         if password and not password.startswith(("!", "*")):
             problems.append(f"user {user} has a password")
@@ -89,9 +96,9 @@ def _secrets(rootfs: Path) -> list[str]:
             problems.append("root has an empty password")
     if (rootfs / "root/.ssh/authorized_keys").exists():
         problems.append("/root/.ssh/authorized_keys is baked in")
-    for path in (rootfs / "etc/apt/apt.conf.d").glob("*"):
-        if re.search(r"::proxy", path.read_text(encoding="utf-8"), re.IGNORECASE):
-            problems.append(f"/etc/apt/apt.conf.d/{path.name} names a proxy")
+    for path in (rootfs / "etc/apt/apt.conf", *(rootfs / "etc/apt/apt.conf.d").glob("*")):
+        if re.search(r"\bproxy\b", _text(path), re.IGNORECASE):
+            problems.append(f"/{path.relative_to(rootfs)} names a proxy")
     return problems
 
 
@@ -135,7 +142,7 @@ def _container(rootfs: Path) -> list[str]:
         problems.append(
             "systemd-udev-trigger is not masked: a container would announce the host's devices again"
         )
-    if (rootfs / "etc/fstab").read_text(encoding="utf-8").strip():
+    if _text(rootfs / "etc/fstab").strip():
         problems.append("/etc/fstab is not empty: a container's filesystems are mounted by LXC")
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.read(rootfs / "etc/systemd/system/chrony.service.d/10-container.conf", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,19 +29,29 @@ from stacklab import (
     verify,
 )
 from stacklab.base import Golden
-from stacklab.errors import LabError
+from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.plan import Plan, from_json, resolve
 from stacklab.providers.lxc import Lxc
 from stacklab.run import run
 from stacklab.stages import Progress, Stage
 
 TOPOLOGIES = Path(os.path.relpath(files.PROJECT / "topologies"))
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,23}")
 # Part of each stage's key: raise one when what the stage does changes, and labs run it anew.
 VERSIONS = {"nodes": 1, "openstack": 1, "cloud": 1, "images": 1, "verified": 1}
 
 
+def check_name(name: str) -> None:
+    """Raise InvalidInput unless a lab may have this name: it becomes a directory and a namespace."""
+    if not NAME.fullmatch(name):
+        message = f"{name!r}: take at most 24 lower-case letters, digits and dashes, a letter or digit first"
+        raise InvalidInput([Problem("", "lab", message)])
+
+
 def plan_for(name: str, lab: str = "", distribution: str = "auto", provider: str = "auto") -> Plan:
     """The Plan of a topology file or name. Raises InvalidInput with all that is wrong."""
+    if lab:
+        check_name(lab)
     return resolve(topology.load(name, TOPOLOGIES), lab=lab, distribution=distribution, provider=provider)
 
 
@@ -63,6 +74,7 @@ def open_plan(name: str = "") -> Plan:
         if len(labs) > 1:
             raise LabError(f"which lab? there are {', '.join(labs)}", hint=f"say --lab {labs[0]}")
         name = labs[0]
+    check_name(name)
     saved = files.read_json(files.labs_dir() / name / "plan.json")
     if saved is None:
         raise LabError(f"there is no lab {name!r} here", hint=f"there are: {', '.join(labs) or 'none'}")
@@ -274,6 +286,7 @@ def forget(plan: Plan, name: str) -> None:
 
 def down(name: str) -> None:
     """Remove everything that `up` made for a lab; fine when there is nothing."""
+    check_name(name)
     directory = files.labs_dir() / name
     lock = files.labs_dir() / f".{name}.lock"
     if not directory.exists():

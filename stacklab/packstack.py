@@ -200,13 +200,17 @@ _HINTS = (
 
 def _explain(plan: Plan, watch: Watch, error: LabError) -> LabError:
     place = fetch_logs(plan)
-    first = first_error(place) or " ".join(watch.errors) or error.message
-    message = f"{watch.dead}: its puppet died" if watch.dead else f"Packstack failed: {redact.text(first)}"
+    said = first_error(place) or " ".join(watch.errors)
+    # Not searched in the whole message: the command's own text names a time-out too.
+    slow = bool(_SLOW.search(said)) or "did not end within" in error.message
+    if watch.dead:
+        message = f"{watch.dead}: its puppet died"
+    else:
+        message = f"Packstack failed: {redact.text(said or error.message)}"
     hint = next(
-        (text for pattern, text in _HINTS if pattern.search(first)), "the first error is the one to look at"
+        (text for pattern, text in _HINTS if pattern.search(said)), "the first error is the one to look at"
     )
-    slow = _SLOW.search(first) or "did not end within" in error.message
-    kind = TimedOut if slow else LabError
+    kind = TimedOut if slow and not watch.dead else LabError
     return kind(f"{message}\n  logs: {place}", hint=hint)
 
 
@@ -232,11 +236,26 @@ def fetch_logs(plan: Plan) -> Path:
     return place
 
 
+# The order in which Packstack applies its manifests.
+_ORDER = ("controller", "network", "compute", "controller_post")
+_ERROR = re.compile(r"^(Error:|Syntax error at|Duplicate declaration)")
+# Packstack passes over these too.
+_EXPECTED = re.compile(
+    r"Command mysql is missing|Could not prefetch database_grant|NetworkManager is not running"
+    r"|Failed to download metadata"
+)
+
+
 def first_error(place: Path) -> str:
-    """The first `Error:` line of the puppets' logs, '' where there is none."""
-    for path in sorted(place.rglob("*.pp.log"), key=lambda path: path.stat().st_mtime):
+    """The first real error of the puppets' logs, in the order of the manifests; '' where there is none."""
+
+    def order(path: Path) -> tuple[int, str]:
+        kind = path.name.removesuffix(".pp.log").partition("_")[2]
+        return (_ORDER.index(kind) if kind in _ORDER else len(_ORDER), path.name)
+
+    for path in sorted(place.rglob("*.pp.log"), key=order):
         for line in path.read_text(encoding="utf-8").splitlines():
             plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
-            if plain.startswith("Error:") and "Command mysql is missing" not in plain:
+            if _ERROR.search(plain) and not _EXPECTED.search(plain):
                 return f"{path.parent.name}, {path.name.removesuffix('.log')}: {plain}"
     return ""

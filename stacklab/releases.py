@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from stacklab.errors import InvalidInput, Problem
+
 DATA = Path(__file__).parent / "data"
 
 
@@ -40,9 +42,24 @@ def _table() -> dict[str, Any]:
     return table
 
 
+def _row(table: str, kind: str, name: str) -> dict[str, Any]:
+    rows: dict[str, dict[str, Any]] = _table()[table]
+    if name not in rows:
+        message = f"{name!r} is not known: take {', '.join(rows)}"
+        raise InvalidInput([Problem("", kind, message)])
+    return rows[name]
+
+
+def check_provider(row: Distribution, provider: str) -> None:
+    """Raise InvalidInput unless the distribution has images for this provider."""
+    if provider not in row.providers:
+        message = f"{provider!r} has no {row.name} image: take {', '.join(row.providers)}"
+        raise InvalidInput([Problem("", "provider", message)])
+
+
 def distribution(name: str) -> Distribution:
-    """The row of a distribution; KeyError for an unknown one (a topology is checked before)."""
-    row = _table()["distributions"][name]
+    """The row of a distribution; InvalidInput for an unknown one."""
+    row = _row("distributions", "distribution", name)
     return Distribution(
         name=name,
         title=row["title"],
@@ -54,8 +71,8 @@ def distribution(name: str) -> Distribution:
 
 
 def release(name: str) -> Release:
-    """The row of a release; KeyError for an unknown one."""
-    row = _table()["releases"][name]
+    """The row of a release; InvalidInput for an unknown one."""
+    row = _row("releases", "release", name)
     return Release(
         name=name,
         distributions=tuple(row["distributions"]),

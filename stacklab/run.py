@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import selectors
 import shlex
 import shutil
 import signal
 import subprocess
-import threading
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -29,7 +31,7 @@ class Result:
     output: str
 
 
-def stop(process: subprocess.Popen[str], grace: float = 10.0) -> None:
+def stop(process: subprocess.Popen[bytes], grace: float = 10.0) -> None:
     """End a process that `run` started together with its children, at last by SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
@@ -39,6 +41,46 @@ def stop(process: subprocess.Popen[str], grace: float = 10.0) -> None:
             return
         except subprocess.TimeoutExpired:
             continue
+
+
+@contextmanager
+def _as_file(text: str) -> Iterator[IO[bytes] | int]:
+    # A pipe would have to be fed while the output is read.
+    if not text:
+        yield subprocess.DEVNULL
+        return
+    with tempfile.TemporaryFile() as handle:
+        handle.write(text.encode())
+        handle.seek(0)
+        yield handle
+
+
+def _lines(process: subprocess.Popen[bytes], end: float) -> Iterator[str]:
+    """The lines that a process writes, until it has ended or the time is `end`.
+
+    What it leaves running may hold its output open: that is not waited for.
+    """
+    assert process.stdout is not None
+    rest = b""
+    with selectors.DefaultSelector() as ready:
+        ready.register(process.stdout, selectors.EVENT_READ)
+        while time.monotonic() < end:
+            ended = process.poll() is not None
+            if ready.select(timeout=0 if ended else 0.2):
+                block = os.read(process.stdout.fileno(), 65536)
+                *whole, rest = (rest + block).split(b"\n")
+                yield from (line.decode(errors="replace") + "\n" for line in whole)
+                if block:
+                    continue
+                # It closed its output; it may take a moment more to end.
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=max(end - time.monotonic(), 0))
+                break
+            if ended:
+                break
+    process.stdout.close()
+    if rest:
+        yield rest.decode(errors="replace")
 
 
 @contextmanager
@@ -81,50 +123,33 @@ def run(
             record.flush()
         if shutil.which(words[0]) is None:
             raise CommandFailed(f"{words[0]}: not found", hint=hint or "`invoke doctor` says what to install")
-        process = subprocess.Popen(
-            [*_WITH_PARENT, *words],
-            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if merge_stderr else subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            cwd=cwd,
-            env={**os.environ, **env} if env else None,
-            process_group=0,
-        )
-        expired = threading.Event()
-
-        def expire() -> None:
-            expired.set()
-            stop(process)
-
-        timer = threading.Timer(timeout, expire)
-        timer.daemon = True
-        timer.start()
+        with _as_file(stdin) as source:
+            process = subprocess.Popen(
+                [*_WITH_PARENT, *words],
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if merge_stderr else subprocess.DEVNULL,
+                cwd=cwd,
+                env={**os.environ, **env} if env else None,
+                process_group=0,
+            )
+        end = time.monotonic() + timeout
         try:
-            if stdin:
-                assert process.stdin is not None
-                try:
-                    process.stdin.write(stdin)
-                    process.stdin.close()
-                except BrokenPipeError:
-                    pass  # its exit code tells more
-            assert process.stdout is not None
-            for line in process.stdout:
+            for line in _lines(process, end):
                 lines.append(line)
                 if record is not None:
                     record.write(redact.text(line))
                     record.flush()
                 if each_line is not None:
                     each_line(line.rstrip("\n"))
-            code = process.wait()
+            code = process.poll()
+            if code is None:
+                stop(process)
         except BaseException:
             stop(process)
             raise
-        finally:
-            timer.cancel()
     output = "".join(lines)
-    if expired.is_set():
+    if code is None:
         raise CommandFailed(_report(words, f"did not end within {timeout:.0f} s", output, log), hint=hint)
     if check and code != 0:
         raise CommandFailed(_report(words, f"ended with exit code {code}", output, log), hint=hint)
