@@ -94,11 +94,10 @@ def deploy(plan: Plan) -> None:
         raise _explain(plan, watch, error) from error
     if not watch.succeeded:
         raise _explain(plan, watch, LabError("Packstack ended without saying that it succeeded"))
-    for node in plan.topology.nodes:
-        cut = remote.script(plan, node, "check-manifests").output.split()
-        if cut:
-            watch.dead = f"{', '.join(cut)} on {node.name}"
-            raise _explain(plan, watch, LabError("a manifest was not applied to its end"))
+    cut = remote.script(plan, controller, "check-manifests").output.splitlines()
+    if cut:
+        watch.dead = ", ".join(watch.title(manifest) for manifest in cut)
+        raise _explain(plan, watch, LabError("a manifest was not applied to its end"))
 
 
 class Watch:
@@ -120,11 +119,11 @@ class Watch:
         plain = re.sub(r"\x1b\[[0-9;]*m|\r", "", text).strip()
         if found := re.match(r"Applying (\S+)\.pp$", plain):
             self._since[found[1]] = time.monotonic()
-            ui.say(f"applying {self._title(found[1])}")
+            ui.say(f"applying {self.title(found[1])}")
         elif found := re.match(r"(\S+\.pp):\s+\[ (DONE|ERROR) \]", plain):
             name = found[1].removesuffix(".pp")
             took = ui.duration(time.monotonic() - self._since.pop(name, time.monotonic()))
-            ui.say(f"{self._title(name)}: {'done' if found[2] == 'DONE' else 'failed'} after {took}")
+            ui.say(f"{self.title(name)}: {'done' if found[2] == 'DONE' else 'failed'} after {took}")
         elif "Installation completed successfully" in plain:
             self.succeeded = True
         elif plain.startswith("ERROR :") or self.errors:
@@ -132,7 +131,8 @@ class Watch:
         elif plain.endswith("[ DONE ]"):
             ui.detail(plain.removesuffix("[ DONE ]").strip())
 
-    def _title(self, manifest: str) -> str:
+    def title(self, manifest: str) -> str:
+        """A manifest's name for people: what is applied where."""
         address, _, kind = manifest.partition("_")
         return f"the {kind.replace('_', ' ')} manifest on {self._names.get(address, address)}"
 
@@ -167,10 +167,10 @@ class Watch:
         since = self._since.get(name)
         if since is None:
             return
-        ui.detail(f"{self._title(name)}, {ui.duration(time.monotonic() - since)}: {last}")
+        ui.detail(f"{self.title(name)}, {ui.duration(time.monotonic() - since)}: {last}")
         missed = self._missed[name] = self._missed.get(name, 0) + 1 if state == "dead" else 0
         if missed >= DEAD_PROBES:
-            self.dead = self._title(name)
+            self.dead = self.title(name)
 
     def _end_packstack(self) -> None:
         # It would wait for ever for the end of a puppet that is gone.
