@@ -80,7 +80,10 @@ def up(
     provider: str = "",
     dry_run: bool = False,
 ) -> None:
-    """Bring a lab up: image, nodes, OpenStack, networks, guest, verified; or go on where it stopped."""
+    """Bring a lab up and verify it, or go on with it.
+
+    Golden image, nodes, OpenStack, networks, guest image, two test instances that answer.
+    """
     from stacklab import lab as labs
     from stacklab import show
 
@@ -95,7 +98,10 @@ def up(
 @task(name="build-base", help={name: TOPOLOGY[name] for name in ("distribution", "provider")})
 @edge
 def build_base(c: Context, distribution: str = "debian-12", provider: str = "lxc") -> None:
-    """Build the golden image that nodes start from; unchanged inputs: nothing to do."""
+    """Build the golden image that nodes start from.
+
+    Unchanged inputs: nothing to do. Prints the image's directory.
+    """
     from stacklab import base, ui
 
     image = base.build(distribution, provider)
@@ -114,7 +120,10 @@ def reset(c: Context, to: str = "", lab: str = "") -> None:
 @task(help=LAB)
 @edge
 def down(c: Context, lab: str = "") -> None:
-    """Remove a lab and everything that `up` made for it; golden images are kept."""
+    """Remove a lab and all that `up` made for it.
+
+    Golden images stay in the cache.
+    """
     from stacklab import lab as labs
 
     names = [lab or c.lab] if lab or c.lab else labs.directories()
@@ -126,7 +135,7 @@ def down(c: Context, lab: str = "") -> None:
 @task(help={**LAB, "json": "as JSON on standard output"})
 @edge
 def status(c: Context, lab: str = "", json: bool = False) -> None:
-    """Show nodes, stage, health, addresses and snapshots."""
+    """Show nodes, stage, health, addresses, snapshots."""
     from stacklab import show
 
     show.status(_open(c, lab), as_json=json)
@@ -135,7 +144,7 @@ def status(c: Context, lab: str = "", json: bool = False) -> None:
 @task(positional=["node"], help={**LAB, "node": "the node's name", "command": "run this instead of a shell"})
 @edge
 def ssh(c: Context, node: str, command: str = "", lab: str = "") -> None:
-    """Open a shell on a node as root, or run one command there."""
+    """Open a shell on a node, or run one command there."""
     from stacklab import lab as labs
     from stacklab import remote
 
@@ -147,7 +156,10 @@ def ssh(c: Context, node: str, command: str = "", lab: str = "") -> None:
 @task(name="ssh-config", help=LAB)
 @edge
 def ssh_config(c: Context, lab: str = "") -> None:
-    """Print an ssh configuration for the nodes: `invoke ssh-config >> ~/.ssh/config`."""
+    """Print an ssh configuration for the nodes.
+
+    As in `invoke ssh-config >> ~/.ssh/config`.
+    """
     from stacklab import seed, ui
 
     ui.out(seed.ssh_config(_open(c, lab)))
@@ -156,7 +168,10 @@ def ssh_config(c: Context, lab: str = "") -> None:
 @task(help=LAB)
 @edge
 def openstack(c: Context, lab: str = "") -> None:
-    """Run the OpenStack client in the lab as admin: `invoke openstack -- server list`."""
+    """Run the OpenStack client in the lab, as admin.
+
+    Its words stand after two dashes: `invoke openstack -- server list`.
+    """
     from stacklab import lab as labs
 
     argv = labs.openstack_argv(_open(c, lab), _words())
@@ -166,7 +181,10 @@ def openstack(c: Context, lab: str = "") -> None:
 @task(help=LAB)
 @edge
 def verify(c: Context, lab: str = "") -> None:
-    """Boot two test instances, talk to them on both networks, remove them again."""
+    """Boot two test instances and talk to them.
+
+    One on the provider network, one behind a floating IP; both are removed again.
+    """
     from stacklab import show
 
     show.verified(_open(c, lab))
@@ -177,7 +195,10 @@ def verify(c: Context, lab: str = "") -> None:
 def doctor(
     c: Context, topology: str = "", distribution: str = "", provider: str = "", json: bool = False
 ) -> None:
-    """Look whether this machine can run a lab, and say what to type where it cannot."""
+    """Look whether this machine can run a lab.
+
+    Where it cannot, say what to type.
+    """
     from stacklab import show
 
     show.checks(_plan(c, topology, "", distribution, provider), as_json=json)
@@ -186,7 +207,10 @@ def doctor(
 @task(help={"fast": "linters and unit tests only", "matrix": "what is wider than CI too; hours"})
 @edge
 def test(c: Context, fast: bool = False, matrix: bool = False) -> None:
-    """Run the tests: linters, unit, integration, and a whole lab. `-- ARGS` go to pytest."""
+    """Run the tests: linters, units, tools, a whole lab.
+
+    Words after two dashes go to pytest instead of the directories of tests.
+    """
     choice = "not integration and not lab and not matrix" if fast else "" if matrix else "not matrix"
     # the fast ones first
     tiers = [f"tests/{name}" for name in ("unit", "integration", "lab")]
@@ -207,7 +231,7 @@ def topologies_list(c: Context) -> None:
 @task(name="show", positional=["topology"], help={"topology": TOPOLOGY["topology"]})
 @edge
 def topologies_show(c: Context, topology: str) -> None:
-    """Print a topology as it is understood: every default filled in, every node with its addresses."""
+    """Print a topology with every default filled in."""
     import dataclasses
 
     from stacklab import lab as labs
@@ -220,7 +244,7 @@ def topologies_show(c: Context, topology: str) -> None:
 @task(name="validate", positional=["topology"], help={"topology": TOPOLOGY["topology"]})
 @edge
 def topologies_validate(c: Context, topology: str) -> None:
-    """Check a topology file and name everything that is wrong with it."""
+    """Name everything that is wrong with a topology."""
     from stacklab import lab as labs
     from stacklab import ui
 
@@ -231,7 +255,7 @@ def topologies_validate(c: Context, topology: str) -> None:
 @task(name="list", help=LAB)
 @edge
 def images_list(c: Context, lab: str = "") -> None:
-    """List the guest images: in the cache, and in the lab's Glance."""
+    """List guest images: in the cache, in the lab."""
     from stacklab import show
 
     show.images(_open(c, lab))
@@ -240,7 +264,7 @@ def images_list(c: Context, lab: str = "") -> None:
 @task(name="build", help=LAB)
 @edge
 def images_build(c: Context, lab: str = "") -> None:
-    """Build the probe guest; unchanged inputs: nothing to do."""
+    """Build the guest images that changed."""
     from stacklab import lab as labs
     from stacklab import ui
 
@@ -252,7 +276,10 @@ def images_build(c: Context, lab: str = "") -> None:
 @task(name="upload", help=LAB)
 @edge
 def images_upload(c: Context, lab: str = "") -> None:
-    """Upload the guest images to the lab's Glance and check them there; identical ones are not sent."""
+    """Upload guest images to Glance and check them there.
+
+    Identical ones are not sent again.
+    """
     from stacklab import lab as labs
 
     labs.upload_images(_open(c, lab))
