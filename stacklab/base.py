@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stacklab import contract, files, releases, ui
+from stacklab import contract, dib, files, releases, ui
 from stacklab.errors import CommandFailed, LabError
 from stacklab.run import run
 
@@ -39,7 +37,11 @@ class Golden:
 
 
 def wanted(distribution: str, provider: str) -> Golden:
-    """The image that the elements as they are now would give, built or not."""
+    """The image that the elements as they are now would give, built or not.
+
+    Raises InvalidInput for an unknown distribution, and for a provider that it has no image for.
+    """
+    releases.check_provider(releases.distribution(distribution), provider)
     key = files.digest(inputs(distribution, provider))[:12]
     name = f"{distribution}-{provider}-{key}"
     return Golden(name, key, files.cache_dir() / "images" / name)
@@ -86,19 +88,20 @@ def build(distribution: str, provider: str) -> Golden:
 
 def _build(image: Golden, distribution: str, provider: str) -> None:
     work = image.directory.with_name(f".building-{image.name}")
-    _remove_tree(work)
+    dib.remove_tree(work)
     work.mkdir(parents=True)
     log = work / "build.log"
     started = time.time()
     row = releases.distribution(distribution)
-    environment = {**_environment(row, work), "STACKLAB_PACKSTACK_WHEEL": str(_wheel(row, log))}
+    log.touch()
     try:
+        environment = {**_environment(row, work), "STACKLAB_PACKSTACK_WHEEL": str(_wheel(row, log))}
         run(
             dib_argv(distribution, provider, work / "image"),
             log=log,
             env=environment,
             timeout=BUILD_SECONDS,
-            each_line=_progress,
+            each_line=dib.progress,
             hint="the first error is the one to look at; `build-base` starts the build anew",
         )
         with ui.step("unpacking and checking it against the contract"):
@@ -113,7 +116,7 @@ def _build(image: Golden, distribution: str, provider: str) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(log, kept)
         ui.say(f"build log: {kept}")
-        _remove_tree(work)
+        dib.remove_tree(work)
         raise
     (work / "image.tar").unlink()
     _save_manifest(work)
@@ -127,24 +130,15 @@ def _build(image: Golden, distribution: str, provider: str) -> None:
             "seconds": round(time.time() - started),
         },
     )
-    shutil.rmtree(work / "tmp", ignore_errors=True)
+    dib.remove_tree(work / "tmp")
+    dib.remove_tree(image.directory)  # not a whole image, or this build would not run
     work.rename(image.directory)
 
 
 def dib_argv(distribution: str, provider: str, out: Path) -> list[str]:
-    """The command of the build.
-
-    In a mount namespace of its own: a container started meanwhile would copy dib's
-    mounts and keep its loop devices busy, and a killed build leaves no mounts behind.
-    """
+    """The command of the build."""
     row = releases.distribution(distribution)
-    return [
-        *("unshare", "--mount", "--propagation", "private"),
-        str(Path(sys.executable).with_name("disk-image-create")),
-        *("-a", "amd64", "-t", "tar", "-o", str(out)),
-        *row.elements,
-        *PROVIDER_ELEMENTS[provider],
-    ]
+    return dib.argv((*row.elements, *PROVIDER_ELEMENTS[provider]), "tar", out)
 
 
 def _fixed_environment(row: releases.Distribution) -> dict[str, str]:
@@ -157,39 +151,7 @@ def _fixed_environment(row: releases.Distribution) -> dict[str, str]:
 
 
 def _environment(row: releases.Distribution, work: Path) -> dict[str, str]:
-    home = work / "tmp" / "home"  # dib writes into it
-    home.mkdir(parents=True)
-    environment = {
-        **_fixed_environment(row),
-        "HOME": str(home),
-        "ELEMENTS_PATH": str(files.PROJECT / "elements"),
-        "DIB_IMAGE_CACHE": str(files.cache_dir() / "dib"),
-        "DIB_LOCKFILES": str(work / "tmp" / "locks"),
-        "TMP_DIR": str(work / "tmp"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    mirror, security = _apt_mirrors(row.codename)
-    if mirror:
-        environment["DIB_DISTRIBUTION_MIRROR"] = mirror
-    if security:
-        environment["DIB_DEBIAN_SECURITY_MIRROR"] = security
-    return environment
-
-
-def _apt_mirrors(codename: str) -> tuple[str, str]:
-    """The build host's own mirrors for `codename`, as (archive, security); '' leaves it to dib."""
-    try:
-        targets = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(CODENAME) $(SITE)", "Created-By: Packages"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        ).stdout
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return "", ""
-    sites = dict(line.split(" ", 1) for line in targets.splitlines() if " " in line)
-    return sites.get(codename, ""), sites.get(f"{codename}-security", "")
+    return dib.environment(work, _fixed_environment(row), dib.apt_mirrors(row.codename))
 
 
 def _wheel(row: releases.Distribution, log: Path) -> Path:
@@ -224,17 +186,6 @@ def _wheel(row: releases.Distribution, log: Path) -> Path:
     return sorted(place.glob(f"packstack-{release.packstack}-*.whl"))[0]
 
 
-_HOOK = re.compile(r"dib-run-parts Running \S*?/([\w-]+\.d)/(\S+)$")
-_PACKAGE = re.compile(r"(Setting up|Unpacking) (\S+)")
-
-
-def _progress(line: str) -> None:
-    if found := _HOOK.search(line):
-        ui.detail(f"{found[1]}: {found[2]}")
-    elif found := _PACKAGE.search(line):
-        ui.detail(f"{found[1]} {found[2]}")
-
-
 def _unpack(archive: Path, rootfs: Path) -> str:
     """Unpack the image and return its sha256; owners, modes and file capabilities are kept."""
     if not archive.is_file():
@@ -258,11 +209,6 @@ def _unpack(archive: Path, rootfs: Path) -> str:
 
 def _save_manifest(work: Path) -> None:
     shutil.copyfile(work / "rootfs" / "etc" / "dib-manifests" / "packages.txt", work / "packages.txt")
-
-
-def _remove_tree(path: Path) -> None:
-    if path.exists():
-        run(["rm", "-rf", "--one-file-system", path], timeout=600)
 
 
 def built() -> Sequence[Golden]:

@@ -18,11 +18,11 @@ VERSION = 1
 def check(rootfs: Path, provider: str) -> list[str]:
     """All that is wrong with an image, as sentences; an empty list means it is good."""
     checks: tuple[Callable[[Path], list[str]], ...] = (
-        _kernel,
+        kernel,
         _packstack,
         _clock,
-        _identity,
-        _secrets,
+        identity,
+        secrets,
         _enabled,
         _manifest,
     )
@@ -32,7 +32,7 @@ def check(rootfs: Path, provider: str) -> list[str]:
     return problems
 
 
-def _release(name: str) -> list[object]:
+def release(name: str) -> list[object]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
@@ -40,9 +40,9 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _kernel(rootfs: Path) -> list[str]:
+def kernel(rootfs: Path) -> list[str]:
     kernels = sorted(
-        (path.name.removeprefix("vmlinuz-") for path in (rootfs / "boot").glob("vmlinuz-*")), key=_release
+        (path.name.removeprefix("vmlinuz-") for path in (rootfs / "boot").glob("vmlinuz-*")), key=release
     )
     if not kernels:
         return ["/boot has no kernel"]
@@ -67,10 +67,10 @@ def _packstack(rootfs: Path) -> list[str]:
 
 
 def _clock(rootfs: Path) -> list[str]:
-    return [] if _is_enabled(rootfs, "chrony.service", "chronyd.service") else ["chrony is not enabled"]
+    return [] if is_enabled(rootfs, "chrony.service", "chronyd.service") else ["chrony is not enabled"]
 
 
-def _identity(rootfs: Path) -> list[str]:
+def identity(rootfs: Path) -> list[str]:
     problems = []
     machine_id = rootfs / "etc/machine-id"
     if machine_id.is_file() and machine_id.read_text(encoding="utf-8").strip() not in ("", "uninitialized"):
@@ -83,7 +83,7 @@ def _identity(rootfs: Path) -> list[str]:
     return problems
 
 
-def _secrets(rootfs: Path) -> list[str]:
+def secrets(rootfs: Path) -> list[str]:
     problems = []
     shadow = _text(rootfs / "etc/shadow")
     if not shadow:
@@ -116,15 +116,15 @@ _DEPLOYED = (
 
 
 def _enabled(rootfs: Path) -> list[str]:
-    problems = [f"{name} is enabled" for name in _DEPLOYED if _is_enabled(rootfs, f"{name}.service")]
-    if not _is_enabled(rootfs, "ssh.service", "sshd.service"):
+    problems = [f"{name} is enabled" for name in _DEPLOYED if is_enabled(rootfs, f"{name}.service")]
+    if not is_enabled(rootfs, "ssh.service", "sshd.service"):
         problems.append("sshd is not enabled")
-    if _is_enabled(rootfs, "firewalld.service"):
+    if is_enabled(rootfs, "firewalld.service"):
         problems.append("firewalld is enabled")
     return problems
 
 
-def _is_enabled(rootfs: Path, *units: str) -> bool:
+def is_enabled(rootfs: Path, *units: str) -> bool:
     system = rootfs / "etc/systemd/system"
     return any(link.name in units for link in system.glob("*.wants/*"))
 

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stacklab import files, ui
+from stacklab import catalogue, files, ui
+from stacklab.catalogue import Entry
 from stacklab.errors import CommandFailed
 from stacklab.run import run
 
@@ -22,24 +23,6 @@ PROBE = "stacklab-probe"
 SCRIPTS = files.PROJECT / "scripts"
 PROBE_SCRIPTS = ("build-probe-guest.sh", "probe-guest-init", "probe-guest-udhcpc")
 BUILD_SECONDS = 300
-
-# Measured under QEMU: 96 MiB boots, 64 MiB does not.
-_MIN_RAM = 128
-_MIN_DISK = 1
-
-# https://docs.scs.community/standards/scs-0102-v1-image-metadata; no default login user: nobody logs in.
-_PROPERTIES = {
-    "architecture": "x86_64",
-    "hw_disk_bus": "virtio",
-    "hw_qemu_guest_agent": "no",
-    "hw_vif_model": "virtio",
-    "image_description": "busybox guest of stacklab: reports on its console, answers HTTP",
-    "image_source": "private",
-    "os_purpose": "minimal",
-    "os_type": "linux",
-    "provided_until": "none",
-    "replace_frequency": "never",
-}
 
 
 @dataclass(frozen=True)
@@ -56,14 +39,31 @@ class GuestImage:
     properties: Mapping[str, str] = field(default_factory=dict)
 
 
-def probe_key(inputs: str) -> str:
+def probe_entry() -> Entry:
+    """The catalogue's entry of the probe, as it comes with stacklab."""
+    return catalogue.shipped()["probe"]
+
+
+def probe_key(inputs: str, entry: Entry | None = None) -> str:
     """The name of what the scripts as they are now make of `inputs`: 12 hex digits."""
+    entry = entry or probe_entry()
     scripts = {name: hashlib.sha256((SCRIPTS / name).read_bytes()).hexdigest() for name in PROBE_SCRIPTS}
-    constants = [PROBE, _PROPERTIES, _MIN_RAM, _MIN_DISK]
+    constants = [entry.title, _properties(entry), entry.min_ram, entry.min_disk]
     return files.digest(scripts, constants, inputs)[:12]
 
 
-def build_probe(rootfs: Path, cache: Path, log: Path, *, inputs: str) -> GuestImage:
+def _properties(entry: Entry) -> dict[str, str]:
+    return {**entry.properties, "image_source": "private"}
+
+
+def find_probe(cache: Path, *, inputs: str, entry: Entry | None = None) -> GuestImage | None:
+    """The probe guest of the golden image `inputs`, if it is in the cache and whole."""
+    return _read(cache / "guests" / f"probe-{probe_key(inputs, entry)}.qcow2")
+
+
+def build_probe(
+    rootfs: Path, cache: Path, log: Path, *, inputs: str, entry: Entry | None = None
+) -> GuestImage:
     """The probe guest made from the kernel and the busybox of `rootfs`, built if anything changed.
 
     `inputs` is the key of the golden image that `rootfs` belongs to: it stands for all that is
@@ -72,8 +72,9 @@ def build_probe(rootfs: Path, cache: Path, log: Path, *, inputs: str) -> GuestIm
 
     Raises CommandFailed when the build fails, Busy when another one takes too long.
     """
+    entry = entry or probe_entry()
     place = cache / "guests"
-    path = place / f"probe-{probe_key(inputs)}.qcow2"
+    path = place / f"probe-{probe_key(inputs, entry)}.qcow2"
     found = _read(path)
     if found is not None:
         return found
@@ -82,10 +83,10 @@ def build_probe(rootfs: Path, cache: Path, log: Path, *, inputs: str) -> GuestIm
         if found is not None:
             return found
         with ui.step(f"building the probe guest {path.name}"):
-            return _build(rootfs, path, log)
+            return _build(entry, rootfs, path, log)
 
 
-def _build(rootfs: Path, path: Path, log: Path) -> GuestImage:
+def _build(entry: Entry, rootfs: Path, path: Path, log: Path) -> GuestImage:
     metadata = path.with_suffix(".json")
     # First the description goes, last it comes: an image counts only together with its own.
     metadata.unlink(missing_ok=True)
@@ -104,14 +105,14 @@ def _build(rootfs: Path, path: Path, log: Path) -> GuestImage:
                 "the build of the probe guest ended well but left no image", hint=f"see {log}"
             )
         description = {
-            "name": PROBE,
+            "name": entry.title,
             "disk_format": "qcow2",
             "sha512": _sha512(partial),
             "size": partial.stat().st_size,
-            "min_disk": _MIN_DISK,
-            "min_ram": _MIN_RAM,
+            "min_disk": entry.min_disk,
+            "min_ram": entry.min_ram,
             "properties": {
-                **_PROPERTIES,
+                **_properties(entry),
                 **_system(rootfs),
                 "image_build_date": f"{datetime.now(UTC):%Y-%m-%d}",
             },

@@ -103,7 +103,7 @@ def load(path_or_name: str, directory: Path) -> Topology:
 def parse(text: str, file: str) -> Topology:
     """Check the text of a topology file, `file` for messages. Raises InvalidInput with all its problems."""
     check = Checker(file)
-    top = check.mapping("", _read(check, text), _TOP_KEYS, _TOP_REQUIRED)
+    top = check.mapping("", read_yaml(check, text), _TOP_KEYS, _TOP_REQUIRED)
     domain = check.domain("domain", top.get("domain", "lab.test"))
     networks = _networks(check, top.get("networks"))
     at = networks.text
@@ -318,7 +318,7 @@ def _answers(check: Checker, value: Any) -> dict[str, str]:
     return answers
 
 
-def _read(check: Checker, text: str) -> Any:
+def read_yaml(check: Checker, text: str) -> Any:
     """The file's plain values. Notes duplicate keys; raises InvalidInput where the file is not YAML."""
     try:
         loader = _Loader(text)

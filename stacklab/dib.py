@@ -1,0 +1,129 @@
+"""What golden images and guests share of diskimage-builder: its command, environment and progress."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from stacklab import files, ui
+from stacklab.errors import LabError
+from stacklab.run import run
+
+DATA = Path(__file__).parent / "data" / "guest"
+PLUGIN = "stacklab_partx"  # as in partx.yaml and in pyproject.toml
+_PLUGINS = "diskimage_builder.block_device.plugin"
+_CONTROL = Path("/dev/mapper/control")
+
+
+def argv(elements: Sequence[str], kind: str, out: Path) -> list[str]:
+    """The command that builds OUT.KIND (tar, raw, …) of `elements`.
+
+    In a mount namespace of its own: a container started meanwhile would copy dib's
+    mounts and keep its loop devices busy, and a killed build leaves no mounts behind.
+    """
+    return [
+        *("unshare", "--mount", "--propagation", "private"),
+        str(Path(sys.executable).with_name("disk-image-create")),
+        *("-a", "amd64", "-t", kind, "-o", str(out)),
+        *elements,
+    ]
+
+
+def environment(work: Path, fixed: Mapping[str, str], mirrors: tuple[str, str]) -> dict[str, str]:
+    """The environment of a build in `work`: `fixed`, places, and the (archive, security) mirrors."""
+    home = work / "tmp" / "home"  # dib writes into it
+    home.mkdir(parents=True)
+    found = {
+        **fixed,
+        "HOME": str(home),
+        "ELEMENTS_PATH": str(files.PROJECT / "elements"),
+        "DIB_IMAGE_CACHE": str(files.cache_dir() / "dib"),
+        "DIB_LOCKFILES": str(work / "tmp" / "locks"),
+        "TMP_DIR": str(work / "tmp"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    archive, security = mirrors
+    if archive:
+        found["DIB_DISTRIBUTION_MIRROR"] = archive
+    if security:
+        found["DIB_DEBIAN_SECURITY_MIRROR"] = security
+    return found
+
+
+def apt_mirrors(codename: str) -> tuple[str, str]:
+    """The build host's own mirrors for `codename`, as (archive, security); '' leaves it to dib."""
+    try:
+        targets = subprocess.run(
+            ["apt-get", "indextargets", "--format", "$(CODENAME) $(SITE)", "Created-By: Packages"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+    except (FileNotFoundError, subprocess.SubprocessError):
+        return "", ""
+    sites = dict(line.split(" ", 1) for line in targets.splitlines() if " " in line)
+    return sites.get(codename, ""), sites.get(f"{codename}-security", "")
+
+
+def has_device_mapper() -> bool:
+    """Whether dib's own partitioning (kpartx) can work here: the device opens, not only exists."""
+    try:
+        with _CONTROL.open("rb"):
+            return True
+    except OSError:
+        return False
+
+
+def block_device() -> dict[str, str]:
+    """What a disk image's build needs in its environment to partition its loop device.
+
+    Nothing where device-mapper works. Raises LabError where the plugin that does
+    without is not installed (an installation older than the plugin).
+    """
+    if has_device_mapper():
+        return {}
+    if not metadata.entry_points(group=_PLUGINS, name=PLUGIN):
+        raise LabError(
+            f"this kernel has no device-mapper, and the plugin {PLUGIN} that does without is not installed",
+            hint=f"install the project anew: {Path(sys.executable).name} -m pip install -e .",
+        )
+    return {"DIB_BLOCK_DEVICE_CONFIG": f"file://{DATA / 'partx.yaml'}"}
+
+
+def element_digests(names: Iterable[str]) -> dict[str, str]:
+    """The digest of each of our own elements in `names` and of all that they need; dib's own are "dib"."""
+    found: dict[str, str] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        own = files.PROJECT / "elements" / name
+        found[name] = files.tree_digest(own) if own.is_dir() else "dib"
+        if (own / "element-deps").is_file():
+            waiting += (own / "element-deps").read_text(encoding="utf-8").split()
+    return found
+
+
+_HOOK = re.compile(r"dib-run-parts Running \S*?/([\w-]+\.d)/(\S+)$")
+_PACKAGE = re.compile(r"(Setting up|Unpacking) (\S+)")
+
+
+def progress(line: str) -> None:
+    """Show what a build is doing, from a line of its output."""
+    if found := _HOOK.search(line):
+        ui.detail(f"{found[1]}: {found[2]}")
+    elif found := _PACKAGE.search(line):
+        ui.detail(f"{found[1]} {found[2]}")
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a build's directory, but nothing that may still be mounted below it."""
+    if path.exists():
+        run(["rm", "-rf", "--one-file-system", path], timeout=600)

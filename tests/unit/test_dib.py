@@ -1,0 +1,162 @@
+"""What is shared of diskimage-builder, and the block-device plugin with its commands faked."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from diskimage_builder.block_device.exception import (  # type: ignore[import-untyped]
+    BlockDeviceSetupException,
+)
+
+from stacklab import dib, dib_partx, files, ui
+from stacklab.errors import LabError
+
+
+def no_device_mapper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(dib, "_CONTROL", tmp_path / "control")
+
+
+def test_dibs_own_partitioning_where_device_mapper_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    no_device_mapper(monkeypatch, tmp_path)
+    (tmp_path / "control").touch()
+    assert dib.block_device() == {}
+
+
+def test_the_plugin_where_it_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    no_device_mapper(monkeypatch, tmp_path)
+    (value,) = dib.block_device().values()
+    layout = Path(value.removeprefix("file://"))
+    first, second = yaml.safe_load(layout.read_text())
+    assert first == {"local_loop": {"name": "image0"}}
+    assert list(second) == [dib.PLUGIN] == [dib_partx.NAME]
+
+
+def test_the_entry_point_is_the_plugin() -> None:
+    (entry,) = metadata.entry_points(group="diskimage_builder.block_device.plugin", name=dib.PLUGIN)
+    assert entry.load() is dib_partx.Partx
+
+
+def test_an_installation_older_than_the_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    no_device_mapper(monkeypatch, tmp_path)
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: ())
+    with pytest.raises(LabError, match="no device-mapper") as caught:
+        dib.block_device()
+    assert "pip install" in caught.value.hint
+
+
+def test_digests_follow_what_elements_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(files, "PROJECT", tmp_path)
+    files.write(tmp_path / "elements/one/element-deps", "two\nvm\n")
+    files.write(tmp_path / "elements/two/element-deps", "one\n")
+    before = dib.element_digests(["one", "debian-minimal"])
+    assert {name: digest == "dib" for name, digest in before.items()} == {
+        "one": False,
+        "two": False,
+        "vm": True,
+        "debian-minimal": True,
+    }
+    files.write(tmp_path / "elements/two/README.rst", "changed")
+    after = dib.element_digests(["one", "debian-minimal"])
+    assert [name for name in before if before[name] != after[name]] == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (
+            "x | dib-run-parts Running /tmp/b/hooks/install.d/01-package-installs",
+            "install.d: 01-package-installs",
+        ),
+        ("x | Setting up chrony (4.3-2) ...", "Setting up chrony"),
+        ("x | anything else", None),
+    ],
+)
+def test_progress(line: str, shown: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(ui, "detail", seen.append)
+    dib.progress(line)
+    assert seen == ([shown] if shown else [])
+
+
+LAYOUT = {
+    "base": "image0",
+    "label": "mbr",
+    "partitions": [
+        {"base": "image0", "name": "boot", "flags": ["boot", "primary"], "size": "10%"},
+        {"base": "image0", "name": "root", "flags": ["primary"], "size": "100%"},
+    ],
+}
+
+
+class Disk:
+    """A disk of 64 MiB and the commands that dib would have run."""
+
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        image = place / "disk.raw"
+        with image.open("wb") as handle:
+            handle.truncate(64 << 20)
+        self.state: dict[str, Any] = {"blockdev": {"image0": {"image": str(image), "device": "/dev/loop7"}}}
+        self.commands: list[list[str]] = []
+        self.fails = 0
+        monkeypatch.setattr(dib_partx, "exec_sudo", self.run)
+        monkeypatch.setattr(dib_partx, "sleep", lambda seconds: None)
+        self.plugin = dib_partx.Partx(LAYOUT, {}, self.state)
+
+    def run(self, command: list[str]) -> None:
+        self.commands.append(command)
+        if "--delete" in command and self.fails:
+            self.fails -= 1
+            raise BlockDeviceSetupException("busy")
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(tmp_path, monkeypatch)
+
+
+def test_partitions_come_from_the_kernel(disk: Disk) -> None:
+    for _ in disk.plugin.get_nodes():
+        disk.plugin.create()
+    devices = {name: disk.state["blockdev"][name]["device"] for name in ("boot", "root")}
+    assert devices == {"boot": "/dev/loop7p1", "root": "/dev/loop7p2"}
+    assert disk.commands == [["sync"], ["partx", "--update", "/dev/loop7"]]
+    sector = Path(disk.state["blockdev"]["image0"]["image"]).read_bytes()[:512]
+    assert sector[510:] == b"\x55\xaa" and sector[446] == 0x80
+
+
+def test_a_failure_later_removes_them(disk: Disk) -> None:
+    disk.plugin.create()
+    disk.commands.clear()
+    # dib's own would call dmsetup
+    assert [len(partition.rollbacks) for partition in disk.plugin.get_nodes()] == [1, 0]
+    for partition in disk.plugin.get_nodes():
+        partition.rollback()
+    assert disk.commands == [["partx", "--delete", "/dev/loop7"]]
+
+
+def test_they_are_removed_after_the_last_one_and_patiently(disk: Disk) -> None:
+    nodes = disk.plugin.get_nodes()
+    for _ in nodes:
+        disk.plugin.create()
+    disk.commands.clear()
+    disk.plugin.umount()
+    assert disk.commands == []
+    disk.fails = 3
+    disk.plugin.umount()
+    assert disk.commands == [["partx", "--delete", "/dev/loop7"]] * 4
+
+
+def test_they_are_not_waited_for_for_ever(disk: Disk) -> None:
+    disk.fails = 99
+    for _ in disk.plugin.get_nodes():
+        disk.plugin.create()
+    disk.plugin.umount()
+    with pytest.raises(BlockDeviceSetupException):
+        disk.plugin.umount()
+    assert disk.fails == 99 - 20

@@ -1,0 +1,227 @@
+"""Downloads from a server on 127.0.0.1 that cuts, refuses, changes its mind and lies."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from stacklab import download
+from stacklab.errors import LabError
+
+CONTENT = random.Random(1).randbytes(3 << 20)
+DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content` under every path; each of `cuts` ends one answer after so many bytes."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = CONTENT
+        self.tag = '"one"'
+        self.cuts: list[int] = []
+        self.codes: list[int] = []
+        self.ranges: list[str] = []
+        self.takes_ranges = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/image.qcow2"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        server = self.server
+        wanted = self.headers.get("Range", "")
+        server.ranges.append(wanted)
+        if server.codes:
+            self.send_response(server.codes.pop(0))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = 0
+        match = re.fullmatch(r"bytes=(\d+)-", wanted)
+        if match and server.takes_ranges and self.headers.get("If-Range") == server.tag:
+            start = int(match[1])
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            end = len(server.content)
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", server.tag)
+        self.end_headers()
+        if server.cuts:
+            self.wfile.write(body[: server.cuts.pop(0)])
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.shutdown(2)
+            return
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(download, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(download, "_LONGEST_PAUSE", 0.02)
+    running = Server()
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+    thread.start()
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def left(place: Path) -> list[str]:
+    return sorted(path.name for path in place.iterdir())
+
+
+def test_a_whole_file(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "image.qcow2"
+    seen: list[tuple[int, int]] = []
+    download.fetch(server.url, path, DIGEST, lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert left(tmp_path) == ["image.qcow2"]
+    assert server.ranges == [""]
+
+
+def test_a_cut_connection_is_continued(server: Server, tmp_path: Path) -> None:
+    server.cuts = [1 << 20, 1 << 20]
+    path = tmp_path / "image.qcow2"
+    seen: list[int] = []
+    download.fetch(server.url, path, DIGEST, lambda done, total: seen.append(done))
+    assert path.read_bytes() == CONTENT
+    assert server.ranges == ["", "bytes=1048576-", "bytes=2097152-"]
+    assert seen == sorted(seen)
+    assert left(tmp_path) == ["image.qcow2"]
+
+
+def test_a_connection_that_is_cut_again_and_again(server: Server, tmp_path: Path) -> None:
+    server.cuts = [100_000] * 12
+    download.fetch(server.url, tmp_path / "image.qcow2", DIGEST)
+    assert (tmp_path / "image.qcow2").read_bytes() == CONTENT
+
+
+class Short:
+    """An answer that ends early without an error, as urllib3 1.x gives it."""
+
+    def iter_content(self, size: int) -> list[bytes]:
+        return [b"x" * 10]
+
+
+def test_an_early_end_that_nobody_reports(tmp_path: Path) -> None:
+    with pytest.raises(download._Broken, match="ended after 10 of 20 bytes"):
+        download._receive(Short(), tmp_path / "part", 0, 20, None)  # type: ignore[arg-type]
+
+
+def test_what_a_broken_run_left_is_continued_by_the_next(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "image.qcow2"
+    server.cuts = [1 << 20, *([0] * 20)]
+    with pytest.raises(LabError, match="cannot be downloaded: the connection ends early") as caught:
+        download.fetch(server.url, path, DIGEST)
+    assert "goes on from there" in caught.value.hint
+    assert not path.exists()
+    assert len(server.ranges) <= 1 + download._ATTEMPTS + 1
+    server.cuts, server.ranges = [], []
+    download.fetch(server.url, path, DIGEST)
+    assert server.ranges == ["bytes=1048576-"]
+    assert path.read_bytes() == CONTENT
+
+
+def test_another_file_at_the_address_is_not_glued_to_the_old_one(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "image.qcow2"
+    server.cuts = [1 << 20, *([0] * 20)]
+    with pytest.raises(LabError):
+        download.fetch(server.url, path, DIGEST)
+    server.cuts, server.tag, server.content = [], '"two"', CONTENT[::-1]
+    digest = f"sha512:{hashlib.sha512(server.content).hexdigest()}"
+    download.fetch(server.url, path, digest)
+    assert path.read_bytes() == server.content
+
+
+def test_a_server_without_ranges(server: Server, tmp_path: Path) -> None:
+    server.takes_ranges = False
+    server.cuts = [1 << 20]
+    download.fetch(server.url, tmp_path / "image.qcow2", DIGEST)
+    assert (tmp_path / "image.qcow2").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("tag", ['"one"', 'W/"weak"'])
+def test_a_wrong_digest_leaves_no_file(tag: str, server: Server, tmp_path: Path) -> None:
+    server.tag = tag
+    server.content = CONTENT[:-1] + b"!"
+    with pytest.raises(LabError, match=rf"the sha256 is [0-9a-f]{{64}}, not {DIGEST[7:]}"):
+        download.fetch(server.url, tmp_path / "image.qcow2", DIGEST)
+    assert left(tmp_path) == []
+
+
+def test_an_earlier_part_that_is_rotten_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    (tmp_path / ".image.qcow2.part").write_bytes(b"x" * 1000)
+    (tmp_path / ".image.qcow2.part.of").write_text(server.tag)
+    with pytest.raises(LabError, match="thrown away"):
+        download.fetch(server.url, tmp_path / "image.qcow2", DIGEST)
+    download.fetch(server.url, tmp_path / "image.qcow2", DIGEST)
+    assert (tmp_path / "image.qcow2").read_bytes() == CONTENT
+
+
+def test_refusals(server: Server, tmp_path: Path) -> None:
+    server.codes = [503, 429]
+    download.fetch(server.url, tmp_path / "busy", DIGEST)
+    server.codes = [404]
+    with pytest.raises(LabError, match="the server says 404 Not Found"):
+        download.fetch(server.url, tmp_path / "gone", DIGEST)
+    assert left(tmp_path) == ["busy"]
+    server.codes = [416]
+    download.fetch(server.url, tmp_path / "short", DIGEST)
+
+
+def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_FIRST_PAUSE", 0.0)
+    with pytest.raises(LabError, match="cannot be downloaded: Connection refused"):
+        download.fetch("http://127.0.0.1:9/x", tmp_path / "x", DIGEST)
+
+
+A, B = "a" * 64, "b" * 128
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{B}  image.qcow2\n{A}  other\n", {"image.qcow2": f"sha512:{B}", "other": f"sha256:{A}"}),
+        (f"{A.upper()} *./image.qcow2\n", {"image.qcow2": f"sha256:{A}"}),
+        (f"# image.qcow2: 610 bytes\nSHA256 (image.qcow2) = {A}\n", {"image.qcow2": f"sha256:{A}"}),
+        (f"SHA512 (i) = {B}\nSHA256 (i) = {A}\n", {"i": f"sha512:{B}"}),
+        (f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nMD5 (i) = {'c' * 32}\n<html>", {}),
+    ],
+    ids=["sha512sum", "binary", "tagged", "both", "nothing"],
+)
+def test_lists_of_checksums(text: str, expected: dict[str, str]) -> None:
+    assert download.parse(text) == expected
+
+
+def test_published(server: Server) -> None:
+    server.content = f"{A}  image.qcow2\n".encode()
+    sums = server.url.replace("image.qcow2", "SUMS")
+    assert download.published(sums, server.url) == f"sha256:{A}"
+    with pytest.raises(LabError, match=r"SUMS has no checksum of other\.qcow2"):
+        download.published(sums, "https://images.example/other.qcow2")
+    server.codes = [500]
+    with pytest.raises(LabError, match="cannot be had: 500 Server Error"):
+        download.published(sums, server.url)
