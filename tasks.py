@@ -252,37 +252,81 @@ def topologies_validate(c: Context, topology: str) -> None:
     ui.out(f"{plan.topology.file}: {len(plan.topology.nodes)} nodes, all right")
 
 
-@task(name="list", help=LAB)
+IMAGES = {
+    "image": "a name of the catalogue, again for more of them; the probe guest by default",
+    "catalogue": "a catalogue of your own; images.yaml of the checkout by default",
+}
+CLOUD = {**LAB, "cloud": "a cloud of clouds.yaml instead of the lab"}
+
+
+def _lab_or_none(c: Context, lab: str, cloud: str) -> Any:
+    return None if cloud else _open(c, lab)
+
+
+@task(name="list", help={**CLOUD, "catalogue": IMAGES["catalogue"]})
 @edge
-def images_list(c: Context, lab: str = "") -> None:
-    """List guest images: in the cache, in the lab."""
+def images_list(c: Context, catalogue: str = "", cloud: str = "", lab: str = "") -> None:
+    """List guest images: in the cache, in the cloud."""
     from stacklab import show
 
-    show.images(_open(c, lab))
+    show.images(_lab_or_none(c, lab, cloud), cloud, catalogue)
 
 
-@task(name="build", help=LAB)
+@task(name="build", iterable=["image"], help={**IMAGES, "boot": "start each image once, under QEMU"})
 @edge
-def images_build(c: Context, lab: str = "") -> None:
+def images_build(c: Context, image: list[str], catalogue: str = "", boot: bool = False) -> None:
     """Build the guest images that changed."""
-    from stacklab import lab as labs
-    from stacklab import ui
+    from stacklab import images, ui
 
-    plan = _open(c, lab)
-    image = labs.build_probe(labs.provider_of(plan).golden, plan.directory / "logs" / "images.log")
-    ui.out(str(image.path))
+    for built in images.build(image, catalogue, boot=boot):
+        ui.out(str(built.path))
 
 
-@task(name="upload", help=LAB)
+@task(
+    name="upload",
+    iterable=["image"],
+    help={**IMAGES, **CLOUD, "method": "glance-direct or web-download, where the cloud offers it"},
+)
 @edge
-def images_upload(c: Context, lab: str = "") -> None:
+def images_upload(
+    c: Context, image: list[str], catalogue: str = "", cloud: str = "", method: str = "", lab: str = ""
+) -> None:
     """Upload guest images to Glance and check them there.
 
     Identical ones are not sent again.
     """
-    from stacklab import lab as labs
+    from stacklab import images
 
-    labs.upload_images(_open(c, lab))
+    with images.target(_lab_or_none(c, lab, cloud), cloud) as glance:
+        images.send(glance, image, catalogue, method=method)
+
+
+@task(name="prune", iterable=["image"], help={**CLOUD, "image": IMAGES["image"], "yes": "really delete them"})
+@edge
+def images_prune(c: Context, image: list[str], cloud: str = "", yes: bool = False, lab: str = "") -> None:
+    """Delete older, hidden versions of guest images.
+
+    Without --yes only list what would be deleted.
+    """
+    from stacklab import show
+
+    show.pruned(_lab_or_none(c, lab, cloud), cloud, image, yes)
+
+
+@task(
+    name="export-nodepool",
+    positional=["directory"],
+    help={"directory": "an empty directory", "catalogue": IMAGES["catalogue"]},
+)
+@edge
+def images_export_nodepool(c: Context, directory: str, catalogue: str = "") -> None:
+    """Write the catalogue for Zuul's nodepool-builder."""
+    from pathlib import Path
+
+    from stacklab import images, ui
+
+    for path in images.export(Path(directory), catalogue):
+        ui.out(str(path))
 
 
 @task(name="list", help=LAB)
@@ -334,6 +378,6 @@ namespace = Collection(
     doctor,
     test,
     Collection("topologies", topologies_list, topologies_show, topologies_validate),
-    Collection("images", images_list, images_build, images_upload),
+    Collection("images", images_list, images_build, images_upload, images_prune, images_export_nodepool),
     Collection("snapshots", snapshots_list, snapshots_save, snapshots_restore, snapshots_delete),
 )

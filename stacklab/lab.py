@@ -197,24 +197,13 @@ def _deploy(plan: Plan) -> None:
     packstack.map_hosts(plan)
 
 
-def upload_images(plan: Plan) -> None:
-    """Upload the guest images to a lab that is up."""
-    with locked(plan):
-        upload_probe(plan, provider_of(plan).golden)
-
-
 def upload_probe(plan: Plan, golden: Golden) -> None:
     """Build the probe guest if need be and put it into Glance."""
     log = plan.directory / "logs" / "images.log"
-    image = build_probe(golden, log)
+    image = guests.build_probe(golden.rootfs, files.cache_dir(), log, inputs=golden.key)
     with namespace.entered(plan):
         done = glance.upload(cloud.image_adapter(plan), image, visibility="public", deadline=600)
     ui.say(f"image {image.name} ({image.size // 1024} KiB): {done.status}")
-
-
-def build_probe(golden: Golden, log: Path) -> guests.GuestImage:
-    """The probe guest, built from the golden image's own kernel."""
-    return guests.build_probe(golden.rootfs, files.cache_dir(), log, inputs=golden.key)
 
 
 def _wake(plan: Plan, provider: Lxc) -> None:

@@ -10,13 +10,10 @@ from typing import Any
 
 from stacklab import (
     base,
-    cloud,
     doctor,
     files,
-    glance,
-    guests,
+    glance_keep,
     lab,
-    namespace,
     settle,
     snapshots,
     stages,
@@ -24,6 +21,7 @@ from stacklab import (
     ui,
     verify,
 )
+from stacklab import images as guest_images
 from stacklab.errors import LabError
 from stacklab.plan import Plan
 from stacklab.providers.lxc import Lxc
@@ -124,19 +122,31 @@ def all_snapshots(value: Plan) -> None:
     ui.table("", ("snapshot", "stage", "key", "age"), rows)
 
 
-def images(value: Plan) -> None:
-    """Guest images: in the cache, and in the lab's Glance."""
-    key = guests.probe_key(lab.provider_of(value).golden.key)
+def images(value: Plan | None, cloud_name: str, own: str) -> None:
+    """Guest images of the catalogue in the cache, beside those in Glance."""
+    with guest_images.target(value, cloud_name) as glance:
+        sides = guest_images.beside(glance, own)
     rows = []
-    for path in sorted((files.cache_dir() / "guests").glob("*.qcow2")):
-        rows.append(
-            ("cache", path.name, _size(path.stat().st_size), "current" if key[:12] in path.name else "older")
-        )
-    with namespace.entered(value):
-        for image in glance.list_images(cloud.image_adapter(value)):
-            state = f"{image.status}{', hidden' if image.hidden else ''}"
-            rows.append(("glance", image.name, _size(image.size or 0), state))
-    ui.table("", ("where", "name", "size", "state"), rows)
+    for side in sides:
+        local = f"{side.local.path.name}, {_size(side.local.size)}" if side.local else ""
+        remote = ""
+        if side.remote:
+            hidden = ", hidden" if side.remote.hidden else ""
+            remote = f"{side.remote.name}, {_size(side.remote.size or 0)}, {side.remote.status}{hidden}"
+        rows.append((side.name, local, remote, {True: "the same", False: "differs", None: ""}[side.equal]))
+    ui.table("", ("name", "in the cache", "in Glance", ""), rows)
+
+
+def pruned(value: Plan | None, cloud_name: str, names: list[str], yes: bool) -> None:
+    """Delete older versions of guest images, or list what would be deleted."""
+    with guest_images.target(value, cloud_name) as glance:
+        found = glance_keep.prune(glance, names, yes)
+    rows = [
+        (one.name, _size(one.size or 0), "deleted" if one.done else one.why or "would go") for one in found
+    ]
+    ui.table("", ("image", "size", ""), rows)
+    if found and not yes:
+        ui.out("nothing was deleted: say --yes")
 
 
 def verified(value: Plan) -> None:

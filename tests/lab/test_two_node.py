@@ -6,7 +6,10 @@ The tests build on one another and run in this order; the first one that fails s
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +91,38 @@ def test_the_client_runs_in_the_lab() -> None:
     assert ran.code == 0
     assert "m1.tiny 512" in ran.output
     assert "m1.xlarge 16384" in ran.output
+
+
+def test_a_debian_guest_is_reached_by_ssh() -> None:
+    """Built by dib, uploaded to Glance, booted by Nova, logged in to with the lab's key pair."""
+    assert invoke("images.upload", "--image", "debian-12", *HERE).code == 0
+    again = invoke("images.upload", "--image", "debian-12", *HERE)
+    assert "unchanged" in again.output
+    client = ("openstack", *HERE, "--")
+    made = invoke(
+        *(*client, "server", "create", "guest", "--image", "Debian 12", "--flavor", "m1.small"),
+        *("--network", "provider", "--key-name", "stacklab", "--wait", "-f", "value", "-c", "addresses"),
+    )
+    assert made.code == 0, made.output
+    found = re.search(r"203\.0\.113\.\d+", made.output)
+    assert found, made.output
+    ssh = [
+        "nsenter",
+        f"--net=/run/netns/stacklab-{LAB}",
+        "ssh",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "ConnectTimeout=5",
+    ]
+    ssh += ["-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={os.devnull}"]
+    ssh += ["-i", str(DIRECTORY / "ssh" / "guest_ed25519"), f"debian@{found[0]}", "cat /etc/os-release"]
+    end = time.monotonic() + 900
+    while (said := subprocess.run(ssh, capture_output=True, text=True, check=False)).returncode != 0:
+        assert time.monotonic() < end, said.stderr
+        time.sleep(5)
+    assert 'VERSION_ID="12"' in said.stdout
+    assert invoke(*client, "server", "delete", "guest", "--wait").code == 0
 
 
 def test_reset_brings_the_state_back() -> None:

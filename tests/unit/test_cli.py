@@ -31,7 +31,7 @@ TASKS = {
         "test",
     ),
     *("topologies.list", "topologies.show", "topologies.validate"),
-    *("images.list", "images.build", "images.upload"),
+    *("images.list", "images.build", "images.upload", "images.prune", "images.export-nodepool"),
     *("snapshots.list", "snapshots.save", "snapshots.restore", "snapshots.delete"),
 }
 

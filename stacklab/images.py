@@ -1,0 +1,59 @@
+"""Guest images from the catalogue to a cloud: the lab's own, or any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stacklab import catalogue, cloud, clouds, glance_keep, guestbuild, namespace, nodepool, ui, upload
+from stacklab.errors import LabError
+from stacklab.guests import GuestImage
+from stacklab.plan import Plan
+
+# What `images.build` and `images.upload` take without names: the others want an EL mirror or a download.
+DEFAULT = ("probe",)
+
+
+def build(names: Sequence[str], own: str = "", *, boot: bool = False) -> list[GuestImage]:
+    """The images of catalogue entries, built or fetched where they changed. LabError when one fails."""
+    entries = catalogue.named(catalogue.load(own), list(names or DEFAULT))
+    return [image for entry in entries for image in guestbuild.build(entry, boot=boot)]
+
+
+def send(target: Any, names: Sequence[str], own: str = "", *, method: str = "") -> None:
+    """Build what changed, and have it in the Glance of `target`, verified. LabError when one fails.
+
+    An entry with several formats is uploaded in its first one. `method` is as for `upload.images`.
+    """
+    jobs = []
+    for entry in catalogue.named(catalogue.load(own), list(names or DEFAULT)):
+        image = guestbuild.build(entry)[0]
+        jobs.append(upload.Job(image, visibility=entry.visibility, keep=entry.keep))
+    done = upload.images(target, jobs, method=method)  # type: ignore[arg-type]
+    for name, result in done.items():
+        ui.say(f"image {name}: {result.status}")
+
+
+@contextmanager
+def target(plan: Plan | None, name: str) -> Iterator[Any]:
+    """The Glance of the cloud `name` of clouds.yaml or the environment, else of the lab."""
+    if name:
+        yield clouds.adapter(name)
+        return
+    if plan is None:
+        raise LabError("no lab is here, and no cloud was named", hint="say --cloud NAME, or `invoke up`")
+    with namespace.entered(plan):
+        yield cloud.image_adapter(plan)
+
+
+def beside(adapter: Any, own: str = "") -> list[glance_keep.Side]:
+    """What is in the cache beside what is in Glance."""
+    local = [image for entry in catalogue.load(own).values() for image in guestbuild.find(entry)]
+    return list(glance_keep.listed(adapter, local))
+
+
+def export(directory: Path, own: str = "") -> list[Path]:
+    """The catalogue as a configuration of Zuul's nodepool-builder; returns the files written."""
+    return nodepool.export(catalogue.load(own).values(), directory)
