@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -48,26 +49,38 @@ def adapter(name: str = "") -> CloudAdapter:
 
 
 def _region(name: str) -> Any:
-    import yaml
     from keystoneauth1.exceptions import ClientException
     from openstack.config import OpenStackConfig
     from openstack.exceptions import ConfigException
 
     known: list[str] = []
     try:
-        config = OpenStackConfig(app_name="stacklab")
+        with _warnings() as skipped:
+            config = OpenStackConfig(app_name="stacklab")
         known = sorted(cloud for cloud in config.get_cloud_names() if cloud not in ("envvars", "defaults"))
         if name and name not in known and name != "envvars":
-            raise LabError(f"unknown cloud '{name}'", hint=_names(known))
+            raise LabError(f"unknown cloud '{name}'", hint="; ".join([*skipped, _names(known)]))
         return config.get_one(cloud=name or None)
-    except yaml.YAMLError as error:
-        raise LabError(f"clouds.yaml cannot be read: {' '.join(str(error).split())}") from error
     except (ConfigException, ClientException, OSError) as error:
         what = f"the cloud {name}" if name else "the cloud"
         raise LabError(
             f"{what} is not fully described: {' '.join(str(error).split())}",
             hint=f"say --cloud NAME, or set OS_CLOUD or OS_AUTH_URL and what belongs to it; {_names(known)}",
         ) from error
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """What the SDK warns of, such as a clouds.yaml that it passes over because it is no YAML."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(" ".join(record.getMessage().split()))  # type: ignore[method-assign]
+    logger = logging.getLogger("openstack.config")
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
 
 
 def _names(known: list[str]) -> str:

@@ -8,33 +8,50 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from io import BufferedReader
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from keystoneauth1 import exceptions as denied
 from keystoneauth1.adapter import Adapter
 
-from stacklab import ui
-from stacklab.errors import LabError
-from stacklab.glance_api import STALLED, TAG, Glance, expect, explained, retry_after, said
+from stacklab import files, glance_send, ui
+from stacklab.errors import Busy, LabError
+from stacklab.glance_api import TAG, UNFINISHED, Glance, container, expect, explained, unfinished
+from stacklab.glance_keep import Listed, Pruned, Side, family, list_images, listed, prune, rotate
+from stacklab.glance_send import Handover, Lost, Progress, Source, changed
 from stacklab.guests import GuestImage
 
-Progress = Callable[[int, int], None]
+__all__ = [
+    "METHODS",
+    "Listed",
+    "Method",
+    "Pruned",
+    "Side",
+    "Upload",
+    "Uploaded",
+    "list_images",
+    "listed",
+    "prune",
+    "sigterm_raises",
+    "upload",
+]
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
-_ATTEMPTS = 8
-_SAVING = 120.0  # seconds that a server may hold on to a connection that is gone
+Method = Literal["", "glance-direct", "web-download"]
+METHODS: tuple[Method, ...] = ("glance-direct", "web-download")
+
 _DISCARD = 15.0  # seconds for getting rid of an unfinished image, whatever the deadline
-_DATE = r"\d{8}-\d{6}"
+# An unfinished image of another machine's may be in the making for as long; one of this machine's
+# is known to be nobody's any more as soon as its lock is free.
+_STALE = 86400.0
 
 
 @dataclass(frozen=True)
@@ -45,24 +62,6 @@ class Uploaded:
     status: Literal["uploaded", "unchanged", "properties"]
 
 
-@dataclass(frozen=True)
-class Listed:
-    """An image as Glance has it. `size` in bytes, None while there is no data; `ours`: made by stacklab."""
-
-    id: str
-    name: str
-    status: str
-    visibility: str
-    hidden: bool
-    size: int | None
-    sha512: str
-    ours: bool
-
-
-class _Lost(Exception):
-    """Glance holds on to a dead connection: this image is given up, another one tried."""
-
-
 def upload(
     adapter: Adapter,
     image: GuestImage,
@@ -71,77 +70,53 @@ def upload(
     deadline: float,
     keep: int = 1,
     progress: Progress | None = None,
+    method: Method = "",
+    uri: str = "",
 ) -> Uploaded:
     """Have `image` in the project of `adapter`, active, verified and alone under its name.
 
-    An image of ours with the same content is used again, hidden or not; images that are not
+    An image of ours with the same name and content is used again, hidden or not; images that are not
     tagged `stacklab` are never touched. Replaced ones are renamed NAME-<date> and hidden, the
     newest `keep` of them stay. `deadline` is in seconds over everything. `progress` is called with
-    (bytes sent, bytes in all); it starts again at 0 when a broken upload is tried again.
+    (bytes sent, bytes in all); it starts again when a broken upload is tried again. `method` is
+    one of Glance's import methods, an empty one its plain upload; `uri` is where web-download finds
+    the very bytes of `image.path`.
 
     Whatever ends the upload, SIGINT and SIGTERM too, no half image of ours is left behind.
     Raises LabError, saying what Glance said and what can be done.
     """
-    with _sigterm_raises(), explained(adapter):
-        return _Upload(Glance(adapter, time.monotonic() + deadline), image, deadline, progress).run(
-            visibility, keep
-        )
+    with sigterm_raises(), explained(adapter):
+        run = Upload(adapter, image, deadline, progress, method, uri)
+        try:
+            return run.run(visibility, keep)
+        finally:
+            for note in run.notes:
+                ui.warn(note)
 
 
-def list_images(adapter: Adapter) -> list[Listed]:
-    """The images that the project of `adapter` sees, with its own hidden ones, by name."""
-    with explained(adapter):
-        glance = Glance(adapter, time.monotonic() + 60)
-        found = [*glance.images(), *glance.images(os_hidden="true", owner=glance.project)]
-    listed = [
-        Listed(
-            id=row["id"],
-            name=row["name"] or "",
-            status=row["status"],
-            visibility=row["visibility"],
-            hidden=row["os_hidden"],
-            size=row["size"],
-            sha512=(row.get("os_hash_value") or "") if row.get("os_hash_algo") == "sha512" else "",
-            ours=TAG in row["tags"] and row["owner"] == glance.project,
-        )
-        for row in found
-    ]
-    return sorted(listed, key=lambda entry: (entry.name, entry.id))
-
-
-class _Body:
-    """The file as requests reads it: never more or less than `size` bytes, within the deadline."""
+class Upload:
+    """One upload. `run` does it; `stop`, called by another thread, ends it. `notes`: warnings."""
 
     def __init__(
-        self, handle: BufferedReader, size: int, left: Callable[[], float], progress: Progress | None
+        self,
+        adapter: Adapter,
+        image: GuestImage,
+        deadline: float,
+        progress: Progress | None = None,
+        method: Method = "",
+        uri: str = "",
     ) -> None:
-        handle.seek(0)
-        self._handle, self._size, self._left, self._progress = handle, size, left, progress
-        self._sent = self._told = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def read(self, amount: int = -1) -> bytes:
-        self._left()
-        rest = self._size - self._sent
-        block = self._handle.read(rest if amount < 0 else min(amount, rest))
-        if rest and not block:
-            # Glance would wait half a minute for what is missing.
-            raise _changed(self._handle.name)
-        self._sent += len(block)
-        if self._progress and (self._sent - self._told >= 1 << 20 or (block and self._sent == self._size)):
-            self._told = self._sent
-            self._progress(self._sent, self._size)
-        return block
-
-
-class _Upload:
-    def __init__(self, glance: Glance, image: GuestImage, deadline: float, progress: Progress | None) -> None:
-        self.glance, self.image, self.deadline, self.progress = glance, image, deadline, progress
+        self.glance = Glance(adapter, time.monotonic() + deadline)
+        self.image, self.progress, self.method, self.uri = image, progress, method, uri
+        self.notes: list[str] = []
+        self._left_over: set[str] = set()
+        self._handover = Handover()
 
     def run(self, visibility: str, keep: int) -> Uploaded:
-        self._sweep()
+        """See `upload`."""
+        self._possible()
+        rows = self.glance.ours()
+        self._sweep(rows)
         wanted = {
             "name": self.image.name,
             "visibility": visibility,
@@ -150,215 +125,221 @@ class _Upload:
             "min_ram": self.image.min_ram,
             **self.image.properties,
         }
-        found = self._same_content()
+        found = self._same_content(rows)
         if found is None:
             uploaded = Uploaded(self._send_new(wanted), "uploaded")
+            rows = self.glance.ours()  # much may have happened meanwhile
         else:
+            self._handover.commit(self.glance)
             uploaded = Uploaded(
                 found["id"], "properties" if self.glance.patch(found, wanted) else "unchanged"
             )
-        self._rotate(uploaded.id, keep)
+            _lock_path(uploaded.id).unlink(missing_ok=True)
+        self.notes += rotate(self.glance, rows, self.image.name, uploaded.id, keep)
         return uploaded
 
-    def _same_content(self) -> dict[str, Any] | None:
-        rows = self.glance.ours(os_hash_value=self.image.sha512, status="active")
-        rows = [row for row in rows if row["disk_format"] == self.image.disk_format]
+    def stop(self) -> None:
+        """End the upload unless it is as good as done, and delete what there is of it."""
+        image_id = self._handover.stop(self.glance)
+        if image_id:
+            # Glance ends a PUT to an image that is gone: so the other thread wakes up.
+            self._discard(image_id)
+
+    def _possible(self) -> None:
+        """Raise where the cloud does not offer the import method."""
+        if not self.method:
+            return
+        if self.method == "web-download" and not self.uri:
+            raise LabError(
+                f"web-download needs an address that {self.image.name} can be had from; it was built here",
+                hint="use --import=glance-direct, or no --import",
+            )
+        offered = self.glance.import_methods()
+        if self.method not in offered:
+            raise LabError(
+                f"this cloud does not offer the import method {self.method}",
+                hint=f"it offers {', '.join(offered) or 'none'}; without --import it works everywhere",
+            )
+
+    def _same_content(self, rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+        names = family(self.image.name)
+        rows = [
+            row
+            for row in rows
+            if (row["status"], row.get("os_hash_value")) == ("active", self.image.sha512)
+            and row["disk_format"] == self.image.disk_format
+            and (names.fullmatch(row["name"] or "") or row["id"] in self._left_over)
+        ]
         # Of several the visible one, then the oldest: two runs at once have to choose the same.
         return min(rows, key=lambda row: (row["os_hidden"], row["created_at"], row["id"]), default=None)
 
-    def _sweep(self) -> None:
-        """Delete our unfinished images that are older than an upload may take."""
-        for row in self.glance.images(owner=self.glance.project, tag=TAG, status="in:queued,saving"):
-            age = (self.glance.now - datetime.fromisoformat(row["updated_at"])).total_seconds()
-            if age > self.deadline:
-                self.glance.delete(row["id"])
+    def _sweep(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Delete our unfinished images that nobody works on any more.
+
+        One that is whole and the very one wanted, though never committed, is kept for `_same_content`.
+        """
+        for row in rows:
+            if not unfinished(row) or not self._abandoned(row):
+                continue
+            whole = (row["status"], row.get("os_hash_value")) == ("active", self.image.sha512)
+            if whole and row["name"] == self.image.name + UNFINISHED:
+                self._left_over.add(row["id"])
+            elif self.glance.delete(row["id"]) in (204, 404):
+                _lock_path(row["id"]).unlink(missing_ok=True)
+
+    def _abandoned(self, row: Mapping[str, Any]) -> bool:
+        path = _lock_path(row["id"])
+        if path.exists():
+            try:
+                with files.lock(path, "the upload"):
+                    return True
+            except Busy:
+                return False
+        age = self.glance.now - datetime.fromisoformat(row["updated_at"])
+        return age.total_seconds() > _STALE
 
     def _send_new(self, wanted: Mapping[str, Any]) -> str:
         try:
             with self.image.path.open("rb") as handle:
                 for _ in range(3):
                     image_id = str(uuid.uuid4())  # ours to choose: known even when the answer is lost
-                    try:
-                        return self._send_as(image_id, handle, wanted)
-                    except _Lost:
-                        self._discard(image_id)
-                    except BaseException:
-                        self._discard(image_id)
-                        raise
+                    with _claimed(image_id):
+                        try:
+                            self._send_as(image_id, handle, wanted)
+                        except Lost:
+                            self._discard(image_id)
+                        except BaseException:
+                            self._discard(image_id)
+                            raise
+                        else:
+                            _lock_path(image_id).unlink(missing_ok=True)
+                            return image_id
         except FileNotFoundError:
             raise LabError(f"{self.image.path} is not there", hint="build the image again") from None
         raise LabError("Glance lost the upload three times over", hint="look at the log of glance-api")
 
-    def _send_as(self, image_id: str, handle: BufferedReader, wanted: Mapping[str, Any]) -> str:
+    def _send_as(self, image_id: str, handle: BufferedReader, wanted: Mapping[str, Any]) -> None:
         before = _state(handle)
         if before[0] != self.image.size:
-            raise _changed(self.image.path)
-        self._create(image_id, wanted)
-        self._put_until_through(image_id, handle)
+            raise changed(self.image.path)
+        self._handover.begin(image_id)
+        self._may_be(self._create(image_id, wanted), wanted["visibility"])
+        source = Source(handle, self.image.name, self.image.size, self.progress)
+        if self.method == "web-download":
+            glance_send.web_download(self.glance, image_id, self.image.name, self.uri)
+        elif self.method == "glance-direct":
+            glance_send.direct(self.glance, image_id, source)
+        else:
+            glance_send.put(self.glance, image_id, source)
         if _state(handle) != before:
-            raise _changed(self.image.path)
-        self.glance.patch(self._verified(image_id, handle), wanted)
-        return image_id
+            raise changed(self.image.path)
+        row = self._verified(image_id, handle)
+        self._handover.commit(self.glance)
+        self.glance.patch(row, wanted)
 
-    def _create(self, image_id: str, wanted: Mapping[str, Any]) -> None:
+    def _create(self, image_id: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         row = {
             **{name: value for name, value in wanted.items() if name != "os_hidden"},
             "id": image_id,
-            "name": f"{self.image.name} (upload not finished)",
+            "name": self.image.name + UNFINISHED,
             "visibility": "private",
-            "container_format": "bare",
+            "container_format": container(self.image.disk_format),
             "disk_format": self.image.disk_format,
             "tags": [TAG],
         }
         response = self.glance.call("POST", "/v2/images", json=row)
         # 409: the first try came through, its answer did not.
-        if response.status_code != 409 or self.glance.get(image_id) is None:
-            expect(response, "create an image", 201)
+        made = self.glance.get(image_id) if response.status_code == 409 else None
+        if made is None:
+            expect(response, f"create the image {self.image.name}", 201)
+            made = response.json()
+        return dict(made)
 
-    def _put_until_through(self, image_id: str, handle: BufferedReader) -> None:
-        """Send the data to the one id until Glance has all of it."""
-        pause, renewed = _FIRST_PAUSE, False
-        for _ in range(_ATTEMPTS):
-            try:
-                response = self._put(image_id, handle)
-                code, wait = int(response.status_code), retry_after(response)
-                trouble = f"{code} {said(response)}"
-            except denied.SSLError:
-                raise
-            except denied.ConnectionError as error:
-                code, wait, trouble = 0, 0.0, str(error)
-            if code == 204:
-                return
-            if code == 401 and not renewed:
-                renewed = True
-                self.glance.adapter.invalidate()
-                continue
-            if code not in (0, 404, 409, 410, 429, 500, 502, 503, 504):
-                self._refused(response)
-            if self._arrived(image_id):
-                return
-            ui.detail(f"upload broken ({trouble}), trying again")
-            self.glance.pause(max(wait, pause))
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        raise LabError(
-            f"Glance did not take {self.image.name}, {_ATTEMPTS} times over; the last time: {trouble}"
-        )
-
-    def _put(self, image_id: str, handle: BufferedReader) -> Any:
-        # keystoneauth would not rewind a half-read file, and get a silently short image: so it must
-        # not try again by itself, neither after a cut connection nor after a 401 or a redirect.
-        return self.glance.adapter.request(
-            f"{self.glance.root}/v2/images/{image_id}/file",
-            "PUT",
-            raise_exc=False,
-            connect_retries=0,
-            status_code_retries=0,
-            allow_reauth=False,
-            redirect=False,
-            timeout=(min(self.glance.left(), STALLED), self.glance.left()),
-            data=_Body(handle, self.image.size, self.glance.left, self.progress),
-            headers={
-                "Content-Type": "application/octet-stream",
-                "X-OpenStack-Image-Size": str(self.image.size),
-            },
-        )
-
-    def _arrived(self, image_id: str) -> bool:
-        """After a broken PUT: True where Glance has the data all the same, False where it takes it again."""
-        patience = time.monotonic() + _SAVING
-        while (row := self.glance.get(image_id)) is not None:
-            if row["status"] in ("active", "queued"):
-                return bool(row["status"] == "active")
-            if row["status"] != "saving" or time.monotonic() > patience:
-                raise _Lost
-            self.glance.pause(_FIRST_PAUSE)
-        raise LabError(
-            f"the image {self.image.name} was deleted while it was being uploaded",
-            hint="somebody else cleans up in this project; upload it again",
-        )
-
-    def _refused(self, response: Any) -> NoReturn:
-        hints = {
-            401: "the token was refused during the upload; are the credentials still valid?",
-            403: "the policy of Glance forbids it to this user, or a quota is used up",
-            413: "it is larger than image_size_cap of glance-api or than the project's quota",
-        }
-        size = f"{self.image.name} ({self.image.size} bytes)"
-        code = response.status_code
-        raise LabError(f"Glance refused {size}: {code} {said(response)}", hint=hints.get(code, ""))
+    def _may_be(self, row: Mapping[str, Any], visibility: str) -> None:
+        """Refuse what the user may not do before there is anything sent."""
+        if visibility in ("public", "community"):
+            self.glance.patch(row, {"visibility": visibility})
+            self.glance.patch({**row, "visibility": visibility}, {"visibility": "private"})
 
     def _verified(self, image_id: str, handle: BufferedReader) -> dict[str, Any]:
         row = self.glance.get(image_id)
         if row is None:
-            raise LabError(f"the image {self.image.name} was deleted before it could be verified")
+            raise glance_send.deleted(self.image.name)
+        # Before Rocky, Glance has an md5 only.
+        algorithm, theirs = row.get("os_hash_algo"), row.get("os_hash_value")
+        if not algorithm:
+            algorithm, theirs = "md5", row.get("checksum")
         expected = self.image.sha512
-        if (algorithm := row.get("os_hash_algo") or "sha512") != "sha512":
+        if algorithm != "sha512":
             handle.seek(0)
-            expected = hashlib.file_digest(handle, algorithm).hexdigest()
-        if (row["status"], row["size"], row.get("os_hash_value")) != ("active", self.image.size, expected):
+            expected = hashlib.file_digest(handle, _hasher(algorithm)).hexdigest()
+        if (row["status"], row["size"], theirs) != ("active", self.image.size, expected):
             raise LabError(
                 f"Glance has {self.image.name} as {row['status']}, {row['size']} bytes, {algorithm} "
-                f"{row.get('os_hash_value')}; it should be active, {self.image.size} bytes, {expected}",
-                hint=f"the upload was deleted; does {self.image.path} still have its sha512?",
+                f"{theirs}; it should be active, {self.image.size} bytes, {expected}",
+                hint=f"the upload was deleted; does {self.uri or self.image.path} still have its sha512?"
+                + (" or does the cloud convert what it imports?" if self.method else ""),
             )
         return row
 
-    def _rotate(self, image_id: str, keep: int) -> None:
-        """Rename and hide all others of our images with this name; of those keep the newest `keep`."""
-        family = re.compile(f"{re.escape(self.image.name)}(-{_DATE})?")
-        others = [
-            row
-            for row in self.glance.ours(status="active")
-            if row["id"] != image_id and family.fullmatch(row["name"] or "")
-        ]
-        others.sort(key=lambda row: (not row["os_hidden"], row["updated_at"], row["id"]), reverse=True)
-        for row in others:
-            made = datetime.fromisoformat(row["created_at"])
-            self.glance.patch(row, {"name": f"{self.image.name}-{made:%Y%m%d-%H%M%S}", "os_hidden": True})
-        for row in others[keep:]:
-            if self.glance.delete(row["id"]) not in (204, 404):
-                ui.warn(f"Glance keeps the old image {row['name']} ({row['id']}): protected or in use")
-
     def _discard(self, image_id: str) -> None:
         end = time.monotonic() + _DISCARD
-        while time.monotonic() < end:
+        while True:
             try:
                 if (code := self.glance.delete(image_id)) in (204, 404):
+                    _lock_path(image_id).unlink(missing_ok=True)
                     return
                 trouble = str(code)
             except denied.ClientException as error:
                 trouble = str(error)  # the first error is the one to raise
+            if time.monotonic() > end:
+                break
             # Glance may just be noticing that the connection is gone; its DELETE loses that race.
-            time.sleep(_FIRST_PAUSE)
-        ui.warn(f"the unfinished image {image_id} is still there ({trouble}); a later upload will delete it")
+            time.sleep(glance_send.FIRST_PAUSE)
+        self.notes.append(
+            f"the unfinished image {image_id} is still there ({trouble}); a later upload will delete it"
+        )
+
+
+def _claimed(image_id: str) -> AbstractContextManager[None]:
+    """Hold the lock that tells other processes of this machine that somebody works on the image.
+
+    Its file outlives the lock only where the image may be left over: so a later run knows it.
+    """
+    return files.lock(_lock_path(image_id), f"the image {image_id}")
+
+
+def _lock_path(image_id: str) -> Path:
+    return files.cache_dir() / "uploads" / f"{image_id}.lock"
+
+
+def _hasher(algorithm: str) -> Callable[[], Any]:
+    return lambda: hashlib.new(algorithm, usedforsecurity=False)
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, where nobody else handles it."""
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    )
+def _no_signal() -> Iterator[None]:
+    yield
 
+
+def sigterm_raises() -> AbstractContextManager[None]:
+    """Let SIGTERM unwind the stack as Ctrl-C does, where nobody else handles it."""
+    main = threading.current_thread() is threading.main_thread()
+    return _sigterm() if main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else _no_signal()
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
     def leave(number: int, _frame: object) -> NoReturn:
         raise SystemExit(128 + number)
 
-    if ours:
-        signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _state(handle: BufferedReader) -> tuple[int, int]:
     found = os.fstat(handle.fileno())
     return found.st_size, found.st_mtime_ns
-
-
-def _changed(path: object) -> LabError:
-    return LabError(
-        f"{path} is changing while it is uploaded, or not what it was", hint="build the image again"
-    )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from keystoneauth1 import exceptions as denied
 from keystoneauth1.adapter import Adapter
@@ -16,26 +18,41 @@ from keystoneauth1.adapter import Adapter
 from stacklab.errors import LabError
 
 TAG = "stacklab"
+UNFINISHED = " (upload not finished)"
 
 STALLED = 60.0  # seconds without a byte going through, then the connection counts as dead
 _CLEANUP = 15.0  # seconds for each request that clears up; the deadline does not hold for these
+_RETRIES = {"connect_retries": 3, "status_code_retries": 3, "retriable_status_codes": [500, 502, 503, 504]}
 _PATCH = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
+# Where nobody handles them, Python writes its warnings to standard error.
+logging.getLogger("keystoneauth").addHandler(logging.NullHandler())
+
+
+class Stopped(Exception):
+    """Another thread has called `Glance.stop`."""
 
 
 class Glance:
-    """The few calls that are needed, with a deadline over all of them."""
+    """The few calls that are needed, with a deadline over all of them. `end`: of time.monotonic()."""
 
     def __init__(self, adapter: Adapter, end: float) -> None:
         self.adapter = adapter
         self.end = end
+        self._stop = threading.Event()
         self.now = datetime.now(UTC)  # by the server's clock, once it has answered
         self.project: str = adapter.get_project_id() or ""
         self.root: str = re.sub(r"/v2$", "", (adapter.get_endpoint() or "").rstrip("/"))
         if not self.root:
             raise LabError("the cloud's catalogue has no image service", hint="is Glance deployed?")
 
+    def stop(self) -> None:
+        """Let whatever another thread does here end soon, by `Stopped`."""
+        self._stop.set()
+
     def left(self) -> float:
-        """Seconds until the deadline; raises LabError once there are none."""
+        """Seconds until the deadline; raises LabError once there are none, Stopped after `stop`."""
+        if self._stop.is_set():
+            raise Stopped
         seconds = self.end - time.monotonic()
         if seconds <= 0:
             raise LabError(
@@ -44,13 +61,14 @@ class Glance:
         return seconds
 
     def pause(self, seconds: float) -> None:
-        time.sleep(min(seconds, self.left()))
+        """Wait, for no longer than `left`."""
+        self._stop.wait(min(seconds, self.left()))
 
     def call(self, method: str, path: str, **more: Any) -> Any:
         """One request without image data; a lost connection is tried again. Never raises on a status."""
         timeout = more.pop("timeout", None) or min(self.left(), STALLED)
         return self.adapter.request(
-            self.root + path, method, raise_exc=False, connect_retries=3, timeout=timeout, **more
+            self.root + path, method, raise_exc=False, timeout=timeout, **_RETRIES, **more
         )
 
     def images(self, **filters: str) -> list[dict[str, Any]]:
@@ -71,6 +89,14 @@ class Glance:
         """Our own images, visible and hidden."""
         wanted = {"owner": self.project, "tag": TAG, **filters}
         return [*self.images(**wanted), *self.images(**wanted, os_hidden="true")]
+
+    def import_methods(self) -> list[str]:
+        """The ways of `import` that this cloud offers; none where it knows nothing of that."""
+        response = self.call("GET", "/v2/info/import")
+        if response.status_code == 404:
+            return []
+        expect(response, "tell its import methods", 200)
+        return [str(name) for name in response.json()["import-methods"]["value"]]
 
     def get(self, image_id: str) -> dict[str, Any] | None:
         response = self.call("GET", f"/v2/images/{image_id}")
@@ -93,8 +119,8 @@ class Glance:
             name for name in wanted if row.get(name) != wanted[name]
         }:
             raise LabError(
-                f"Glance does not let this user make an image {wanted['visibility']}",
-                hint="use an administrator's credentials, or visibility `private`",
+                f"Glance does not let this user make an image {wanted['visibility']}: 403 {said(response)}",
+                hint="make it `private` or `shared`, or use an administrator's credentials",
             )
         expect(response, f"change the image {row['id']}", 200)
         return True
@@ -113,21 +139,51 @@ def explained(adapter: Adapter) -> Iterator[None]:
         raise LabError(
             f"{_who(adapter)} was refused: {error}", hint="look at user, password and project"
         ) from error
-    except denied.ClientException as error:
+    except denied.CatalogException as error:
         raise LabError(
-            f"Glance cannot be reached as {_who(adapter)}: {error}", hint="is the lab up? see `status`"
+            f"{_who(adapter)} finds no image service: {error}", hint="is the region right, and the interface?"
         ) from error
+    except denied.ClientException as error:
+        # Of a login that fails in TLS only the text speaks of it.
+        if isinstance(error, denied.SSLError) or "certificate verify failed" in str(error):
+            raise _untrusted(str(error)) from error
+        raise LabError(
+            f"Glance cannot be reached as {_who(adapter)}: {error}",
+            hint="is the cloud up, and its address right?",
+        ) from error
+
+
+def _untrusted(text: str) -> LabError:
+    found = re.search(r"https://([^/\s'\"]*[^/\s'\":])|host='([^']+)', port=(\d+)", text)
+    host = next((part for part in found.groups() if part), "the cloud") if found else "the cloud"
+    if found and found[3]:
+        host = f"{found[2]}:{found[3]}"
+    cause = re.search(r"certificate verify failed: ([^(\"\\]+)", text)
+    why = cause[1].strip() if cause else text[:200]
+    if "expired" in why or "not yet valid" in why:
+        hint = "it has to be renewed there; or is this machine's clock wrong? `date` tells"
+    elif "mismatch" in why or "not valid for" in why:
+        hint = "use the name that the certificate is for in `auth_url`"
+    else:
+        hint = (
+            "name the file with the CA's certificate as `cacert` of the cloud in clouds.yaml, or in OS_CACERT"
+        )
+    return LabError(f"the certificate of {host} is not trusted: {why}", hint=hint)
 
 
 def _who(adapter: Adapter) -> str:
     auth = adapter.auth or adapter.session.auth
     # Of what identifies a login only what is no secret.
+    elements = (auth.get_cache_id_elements() if auth else None) or {}
     known = {
-        str(name).removeprefix("password_"): value for name, value in auth.get_cache_id_elements().items()
+        re.sub(r"^.*?(?=user|project|auth_url|application_)", "", str(k)): v for k, v in elements.items()
     }
-    user = known.get("username") or known.get("user_id") or "the user"
+    user = known.get("username") or known.get("user_id") or known.get("application_credential_name")
+    user = user or known.get("application_credential_id") or "the user"
     project = known.get("project_name") or known.get("project_id") or "none"
-    return f"{user} (project {project}) at {known.get('auth_url', 'the cloud')}"
+    cloud = getattr(adapter, "cloud", "")
+    where = f"{known.get('auth_url') or 'its address'}"
+    return f"{user} (project {project}) at {f'the cloud {cloud}, {where}' if cloud else where}"
 
 
 def expect(response: Any, what: str, code: int) -> None:
@@ -135,12 +191,46 @@ def expect(response: Any, what: str, code: int) -> None:
     if response.status_code == 401:
         raise denied.Unauthorized(f"401 {said(response)}")
     if response.status_code != code:
-        raise LabError(f"Glance did not {what}: {response.status_code} {said(response)}")
+        raise LabError(
+            f"Glance did not {what}: {response.status_code} {said(response)}", hint=_hint(response, 0)
+        )
+
+
+def refused(response: Any, what: str, sent: int) -> NoReturn:
+    """Raise for data that Glance will not take, however often it is sent; `sent` in bytes."""
+    raise LabError(
+        f"Glance refused {what}: {response.status_code} {said(response)}", hint=_hint(response, sent)
+    )
+
+
+def _hint(response: Any, sent: int) -> str:
+    text = said(response).lower()
+    if response.status_code == 413 and "image is too large" in text:
+        at_most = f", at most {sent / (1 << 20):.1f} MiB here," if sent else ""
+        return f"image_size_cap of glance-api{at_most} is smaller: compress the image, or have it raised"
+    if response.status_code == 413 or "quota" in text or "over limit" in text:
+        return "a quota of the project is used up: `images.prune`, delete images, or have the quota raised"
+    hints = {
+        400: "does something between here and Glance, such as a proxy, change what is sent?",
+        401: "the token was refused; are the credentials still valid?",
+        403: "the policy of Glance forbids it to this user, or a quota is used up",
+    }
+    return hints.get(response.status_code, "") if sent or response.status_code == 403 else ""
 
 
 def said(response: Any) -> str:
     """What the body of an answer says, without its HTML."""
     return " ".join(re.sub(r"<[^>]*>", " ", str(response.text)).split())[:300]
+
+
+def container(disk_format: str) -> str:
+    """The container format that goes with a disk format: itself for Amazon's three, else bare."""
+    return disk_format if disk_format in ("ami", "aki", "ari") else "bare"
+
+
+def unfinished(row: Mapping[str, Any]) -> bool:
+    """Whether an image of ours was never committed."""
+    return row["status"] != "active" or (row["name"] or "").endswith(UNFINISHED)
 
 
 def _date(response: Any) -> datetime:
@@ -152,6 +242,11 @@ def _date(response: Any) -> datetime:
 
 
 def retry_after(response: Any) -> float:
-    """Seconds that the server asks to wait; 0 where it does not."""
+    """Seconds that the server asks to wait, given as such or as a date; 0 where it does not ask."""
     text = response.headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else 0.0
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - _date(response)).total_seconds())
+    except (TypeError, ValueError):
+        return 0.0

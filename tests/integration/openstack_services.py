@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ from stacklab import files
 
 REQUIREMENTS = ("keystone==30.0.0", "glance==33.0.0", "cheroot==11.1.2")
 IMAGE_SIZE_CAP = 24 << 20
+USER_QUOTA = 72 << 20
+TOKEN_SECONDS = 3
+# How long the server waits for the next byte of a connection.
+SERVER_PATIENCE = 4
 # In the seeded catalogue until a session starts.
 _KEYSTONE_URL, _GLANCE_URL = "http://127.0.0.1:1/v3", "http://127.0.0.1:1"
 _SECRET = "only-on-127.0.0.1"
@@ -41,10 +45,17 @@ _USERS = {"demo": "member", "builder": "admin"}
 _SERVE = """
 import importlib, os, signal, sys
 from cheroot import wsgi
+from sqlalchemy import engine, event
 port, module = int(sys.argv[1]), sys.argv[2]
-sys.argv = sys.argv[:1]
+arguments, sys.argv = sys.argv, sys.argv[:1]
+
+# SQLite refuses at once to make a writer of a reader while another one writes.
+@event.listens_for(engine.Engine, "before_cursor_execute", retval=True)
+def immediately(connection, cursor, statement, parameters, context, executemany):
+    return "BEGIN IMMEDIATE" if statement == "BEGIN" else statement, parameters
+
 application = importlib.import_module(module).application
-server = wsgi.Server(("127.0.0.1", port), application, numthreads=8, timeout=30)
+server = wsgi.Server(("127.0.0.1", port), application, numthreads=8, timeout=float(arguments[3]))
 server.max_request_body_size = 0
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 server.start()
@@ -60,7 +71,10 @@ key_repository = {root}/fernet
 [credential]
 key_repository = {root}/credential
 [cache]
-enabled = false
+enabled = true
+backend = dogpile.cache.memory
+[token]
+expiration = {expiration}
 [identity]
 password_hash_algorithm = bcrypt
 password_hash_rounds = 4
@@ -73,6 +87,11 @@ workers = 0
 enabled_backends = file:file
 node_staging_uri = file://{root}/staging
 image_size_cap = {cap}
+user_storage_quota = {quota}
+enabled_import_methods = [glance-direct,web-download]
+[import_filtering_opts]
+allowed_hosts = [127.0.0.1]
+allowed_ports = []
 [database]
 connection = sqlite:///{root}/glance.db?timeout=60
 [glance_store]
@@ -108,10 +127,17 @@ class Services:
     keystone: int
     glance: int
 
-    def adapter(self, user: str = "builder", *, port: int | None = None, password: str = _SECRET) -> Adapter:
-        """Glance as `user` (of a project of the same name), through another port of 127.0.0.1 if given."""
+    def adapter(
+        self,
+        user: str = "builder",
+        *,
+        port: int | None = None,
+        password: str = _SECRET,
+        keystone: int | None = None,
+    ) -> Adapter:
+        """Glance as `user` (of a project of the same name), through other ports of 127.0.0.1 if given."""
         auth = Password(
-            auth_url=f"http://127.0.0.1:{self.keystone}/v3",
+            auth_url=f"http://127.0.0.1:{keystone or self.keystone}/v3",
             username=user,
             password=password,
             project_name=user,
@@ -121,21 +147,53 @@ class Services:
         endpoint = f"http://127.0.0.1:{port}" if port else None
         return Adapter(Session(auth=auth), service_type="image", endpoint_override=endpoint)
 
+    def cloud(self, user: str = "builder", *, port: int | None = None, **more: Any) -> dict[str, Any]:
+        """The same as an entry of clouds.yaml; `more` goes into its `auth`."""
+        auth = {
+            "auth_url": f"http://127.0.0.1:{self.keystone}/v3",
+            "username": user,
+            "password": _SECRET,
+            "project_name": user,
+            "user_domain_id": "default",
+            "project_domain_id": "default",
+            **more,
+        }
+        override = {"image_endpoint_override": f"http://127.0.0.1:{port}"} if port else {}
+        return {"auth": auth, "region_name": "RegionOne", **override}
 
-@pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+
+def prepared() -> tuple[Path, Path]:
+    """The venv with both services, and the template of a directory with seeded databases; from the cache."""
     key = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode()).hexdigest()[:12]
     requirements = hashlib.sha256(" ".join((*REQUIREMENTS, sys.version)).encode()).hexdigest()[:12]
     home = files.cache_dir() / f"test-openstack-{requirements}"
-    root = tmp_path_factory.mktemp("openstack")
     with _locked(home.with_suffix(".lock")):
         venv = _installed(home)
         template = home / f"seeded-{key}"
         if not template.is_dir():
+            for old in home.glob("seeded-*"):
+                shutil.rmtree(old)
             _seed(venv, template)
+    return venv, template
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Both services, with what a test needs to kill and start them."""
+    root = tmp_path_factory.mktemp("openstack")
+    try:
+        venv, template = prepared()
+    except RuntimeError as error:
+        pytest.skip(str(error))
     shutil.copytree(template, root, dirs_exist_ok=True)
-    with _Running(venv, root) as found:
+    with Running(venv, root) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def services(running: Running) -> Services:
+    """Where they answer."""
+    return running.ports
 
 
 @pytest.fixture
@@ -145,9 +203,13 @@ def adapter(services: Services) -> Adapter:
     rows = [
         row
         for hidden in ("false", "true")
-        for row in found.get("/v2/images", params={"os_hidden": hidden}).json()["images"]
+        for row in found.get("/v2/images", params={"os_hidden": hidden, "limit": "500"}).json()["images"]
     ]
     for row in rows:
+        if row["protected"]:
+            change = [{"op": "replace", "path": "/protected", "value": False}]
+            kind = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
+            found.patch(f"/v2/images/{row['id']}", json=change, headers=kind)
         found.delete(f"/v2/images/{row['id']}")
     return found
 
@@ -175,53 +237,81 @@ def _installed(home: Path) -> Path:
             [*pip, *REQUIREMENTS], capture_output=True, text=True, timeout=1200, check=False
         )
         if done.returncode:
-            pytest.skip(f"Keystone and Glance cannot be installed: {done.stderr[-300:]}")
+            raise RuntimeError(f"Keystone and Glance cannot be installed: {done.stderr[-300:]}")
         (venv / "whole").touch()
     return venv
 
 
-class _Running:
-    """Both services as processes; ended by their ids."""
+class Running:
+    """Both services as processes; ended by their ids. `image_size_cap` and `quota` in bytes."""
 
-    def __init__(self, venv: Path, root: Path) -> None:
+    def __init__(
+        self, venv: Path, root: Path, image_size_cap: int = IMAGE_SIZE_CAP, quota: int = USER_QUOTA
+    ) -> None:
         self.venv, self.root = venv, root
+        self.limits = {"cap": image_size_cap, "quota": quota}
         self.ports = Services(_free_port(), _free_port())
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    def __enter__(self) -> Services:
-        _configure(self.venv, self.root, self.ports)
+    def __enter__(self) -> Running:
+        _configure(self.venv, self.root, self.ports, self.limits)
         try:
-            for port, name in ((self.ports.keystone, "keystone"), (self.ports.glance, "glance")):
-                self._start(port, name)
-            for port, process in zip((self.ports.keystone, self.ports.glance), self.processes, strict=True):
-                _wait(f"http://127.0.0.1:{port}/", process, self.root)
+            self._start(self.ports.keystone, "keystone", self.root)
+            self.start_glance(wait=False)
+            for port in (self.ports.keystone, self.ports.glance):
+                self._wait(port)
         except BaseException:
             self.__exit__()
             raise
-        return self.ports
+        return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.processes:
+        for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
-        for process in self.processes:
+        for process in self.processes.values():
             try:
                 process.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
-    def _start(self, port: int, name: str) -> None:
+    def kill_glance(self) -> None:
+        """End Glance as a crash does."""
+        process = self.processes[self.ports.glance]
+        process.kill()
+        process.wait()
+
+    def start_glance(self, wait: bool = True) -> None:
+        """Start Glance on its port."""
+        self._start(self.ports.glance, "glance", self.root)
+        if wait:
+            self._wait(self.ports.glance)
+
+    def brief_keystone(self) -> int:
+        """The port of a second Keystone on the same database, whose tokens last TOKEN_SECONDS."""
+        directory = self.root / "brief"
+        directory.mkdir(exist_ok=True)
+        text = _KEYSTONE.format(root=self.root, expiration=TOKEN_SECONDS)
+        (directory / "keystone.conf").write_text(text)
+        port = _free_port()
+        self._start(port, "keystone", directory)
+        self._wait(port)
+        return port
+
+    def _start(self, port: int, name: str, directory: Path) -> None:
+        argv = [str(self.venv / "bin" / "python"), "-c", _SERVE, str(port), f"{name}.wsgi.api"]
         with (self.root / f"{name}.out").open("ab") as out:
-            self.processes.append(
-                subprocess.Popen(
-                    [self.venv / "bin" / "python", "-c", _SERVE, str(port), f"{name}.wsgi.api"],
-                    env=_environment(self.root),
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    cwd=self.root,
-                )
+            self.processes[port] = subprocess.Popen(
+                [*argv, str(SERVER_PATIENCE)],
+                env=_environment(directory),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                cwd=self.root,
             )
+
+    def _wait(self, port: int) -> None:
+        _wait(f"http://127.0.0.1:{port}/", self.processes[port], self.root)
 
 
 def _environment(root: Path) -> dict[str, str]:
@@ -229,7 +319,7 @@ def _environment(root: Path) -> dict[str, str]:
     return {**{key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, **own}
 
 
-def _configure(venv: Path, root: Path, ports: Services) -> None:
+def _configure(venv: Path, root: Path, ports: Services, limits: Mapping[str, int]) -> None:
     for name in ("fernet", "credential", "images", "staging", "tasks", "locks"):
         (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     values = {
@@ -237,7 +327,8 @@ def _configure(venv: Path, root: Path, ports: Services) -> None:
         "venv": venv,
         "keystone": ports.keystone,
         "secret": _SECRET,
-        "cap": IMAGE_SIZE_CAP,
+        "expiration": 3600,
+        **limits,
     }
     (root / "keystone.conf").write_text(_KEYSTONE.format(**values))
     (root / "glance-api.conf").write_text(_GLANCE.format(**values))
@@ -253,7 +344,7 @@ def _seed(venv: Path, template: Path) -> None:
     work = template.with_name(f".seeding-{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    _configure(venv, work, Services(1, 1))
+    _configure(venv, work, Services(1, 1), {"cap": IMAGE_SIZE_CAP, "quota": USER_QUOTA})
     keystone = [str(venv / "bin" / "keystone-manage"), "--config-file", str(work / "keystone.conf")]
     glance = [str(venv / "bin" / "glance-manage"), "--config-file", str(work / "glance-api.conf")]
     bootstrap = ["bootstrap", "--bootstrap-password", _SECRET, "--bootstrap-region-id", "RegionOne"]
@@ -272,22 +363,37 @@ def _seed(venv: Path, template: Path) -> None:
             [*argv, *more], env=_environment(work), capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, f"{argv}: {done.stderr[-2000:]}"
-    with _Running(venv, work) as ports:
-        _create_users(ports.keystone)
+    with Running(venv, work) as found:
+        _create_users(found.ports.keystone)
     for log in (*work.glob("*.log"), *work.glob("*.out")):
         log.unlink()
     (work / "seeded").touch()
     work.rename(template)
 
 
+_Call = Callable[..., Any]
+
+
 def _create_users(port: int) -> None:
-    base = f"http://127.0.0.1:{port}/v3"
+    call = _logged_in(f"http://127.0.0.1:{port}/v3")
+    roles = {role["name"]: role["id"] for role in call("GET", "/roles")["roles"]}
+    service = ("admin", "service") if "service" in roles else ("admin",)
+    _user(call, "glance", "service", [roles[name] for name in service])
+    for name, role in _USERS.items():
+        _user(call, name, name, [roles[role]])
+    glance = call("POST", "/services", {"service": {"name": "glance", "type": "image"}})["service"]["id"]
+    for interface in ("public", "internal", "admin"):
+        endpoint = {"interface": interface, "region_id": "RegionOne", "url": _GLANCE_URL}
+        call("POST", "/endpoints", {"endpoint": {"service_id": glance, **endpoint}})
+
+
+def _logged_in(base: str) -> _Call:
+    """Keystone's API as its administrator: method, path and body to the answer's body."""
     token = ""
 
-    def call(method: str, path: str, body: Any = None) -> tuple[Any, Any]:
-        request = urllib.request.Request(
-            base + path, method=method, data=json.dumps(body).encode() if body else None
-        )
+    def send(method: str, path: str, body: Any = None) -> tuple[Any, Any]:
+        data = json.dumps(body).encode() if body else None
+        request = urllib.request.Request(base + path, method=method, data=data)
         request.add_header("Content-Type", "application/json")
         request.add_header("X-Auth-Token", token)
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -297,31 +403,17 @@ def _create_users(port: int) -> None:
     admin = {"name": "admin", "domain": {"id": "default"}, "password": _SECRET}
     scope = {"project": {"name": "admin", "domain": {"id": "default"}}}
     identity = {"methods": ["password"], "password": {"user": admin}}
-    token = call("POST", "/auth/tokens", {"auth": {"identity": identity, "scope": scope}})[0][
-        "X-Subject-Token"
-    ]
-    roles = {role["name"]: role["id"] for role in call("GET", "/roles")[1]["roles"]}
-    for user, project, role in (
-        ("glance", "service", "admin"),
-        *((name, name, _USERS[name]) for name in _USERS),
-    ):
-        project_id = call("POST", "/projects", {"project": {"name": project, "domain_id": "default"}})[1][
-            "project"
-        ]["id"]
-        new = {"name": user, "password": _SECRET, "domain_id": "default"}
-        user_id = call("POST", "/users", {"user": new})[1]["user"]["id"]
-        wanted = (role, "service") if user == "glance" and "service" in roles else (role,)
-        for name in wanted:
-            call("PUT", f"/projects/{project_id}/users/{user_id}/roles/{roles[name]}")
-    service = call("POST", "/services", {"service": {"name": "glance", "type": "image"}})[1]["service"]["id"]
-    for interface in ("public", "internal", "admin"):
-        endpoint = {
-            "service_id": service,
-            "interface": interface,
-            "region_id": "RegionOne",
-            "url": _GLANCE_URL,
-        }
-        call("POST", "/endpoints", {"endpoint": endpoint})
+    login = {"auth": {"identity": identity, "scope": scope}}
+    token = send("POST", "/auth/tokens", login)[0]["X-Subject-Token"]
+    return lambda *request: send(*request)[1]
+
+
+def _user(call: _Call, name: str, project: str, roles: Sequence[str]) -> None:
+    made = call("POST", "/projects", {"project": {"name": project, "domain_id": "default"}})
+    new = {"name": name, "password": _SECRET, "domain_id": "default"}
+    user = call("POST", "/users", {"user": new})["user"]["id"]
+    for role in roles:
+        call("PUT", f"/projects/{made['project']['id']}/users/{user}/roles/{role}")
 
 
 def _free_port() -> int:

@@ -1,0 +1,64 @@
+"""The sha512 of files that stacklab did not build, taken once and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from stacklab import files, ui
+from stacklab.errors import LabError
+
+# A file that changed just now may change again without its time of change showing it.
+_YOUNG = 2.0
+_LARGE = 256 << 20
+
+
+def sha512_of(path: Path) -> str:
+    """The sha512 of a file, in hex; remembered by its path, size and times of change.
+
+    Raises LabError where there is no such file, and for one that changes while it is read.
+    """
+    try:
+        with path.open("rb") as handle:
+            return _sha512(path.resolve(), handle)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        reason = {"FileNotFoundError": "is not there", "IsADirectoryError": "is a directory"}
+        told = reason.get(type(error).__name__, "cannot be read by this user")
+        raise LabError(f"{path} {told}", hint="give an image file") from error
+
+
+def forget(path: Path) -> None:
+    """Take the sha512 of this file anew the next time."""
+    _place(path.resolve()).unlink(missing_ok=True)
+
+
+def _sha512(path: Path, handle: BufferedReader) -> str:
+    state = _state(handle)
+    try:
+        kept = files.read_json(_place(path))
+    except (ValueError, OSError):
+        kept = None
+    if isinstance(kept, dict) and {**kept, "sha512": ""} == {**state, "path": str(path), "sha512": ""}:
+        return str(kept["sha512"])
+    if state["size"] >= _LARGE:
+        ui.say(f"taking the sha512 of {path.name}, once")
+    found = hashlib.file_digest(handle, "sha512").hexdigest()
+    if _state(handle) != state:
+        raise LabError(f"{path} is changing while it is read", hint="wait until it is whole")
+    if time.time() - state["ctime_ns"] / 1e9 > _YOUNG:
+        files.write_json(_place(path), {**state, "path": str(path), "sha512": found})
+    return found
+
+
+def _state(handle: BufferedReader) -> dict[str, Any]:
+    # The time of change of the inode tells of a copy that was given an older file's time and size.
+    found = os.fstat(handle.fileno())
+    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns}
+
+
+def _place(path: Path) -> Path:
+    return files.cache_dir() / "sha512" / f"{files.digest(str(path))[:24]}.json"
