@@ -140,8 +140,9 @@ def test_cut(case: Case, share: float, method: str) -> None:
 def test_cut_before_the_answer(case: Case, kind: Any, method: str) -> None:
     case.proxy.faults.append(Fault(kind, at=1.0))
     case.succeeds(method=method)
-    # Glance has everything: nothing is sent twice.
-    assert len(case.proxy.puts()) == 1
+    # Where only the answer was lost, Glance has everything and nothing is sent twice. A cut may
+    # reach a busy Glance before it has read the last bytes: then it gets them again.
+    assert len(case.proxy.puts()) in ((1,) if kind == "lost" else (1, 2))
 
 
 def test_cut_again_and_again(case: Case) -> None:
