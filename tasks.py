@@ -285,11 +285,22 @@ def images_build(c: Context, image: list[str], catalogue: str = "", boot: bool =
 @task(
     name="upload",
     iterable=["image"],
-    help={**IMAGES, **CLOUD, "method": "glance-direct or web-download, where the cloud offers it"},
+    help={
+        **IMAGES,
+        **CLOUD,
+        "file": "an image file of your own instead of the catalogue's",
+        "import": "glance-direct or web-download, where the cloud offers it",
+    },
 )
 @edge
 def images_upload(
-    c: Context, image: list[str], catalogue: str = "", cloud: str = "", method: str = "", lab: str = ""
+    c: Context,
+    image: list[str],
+    catalogue: str = "",
+    file: str = "",
+    cloud: str = "",
+    import_: str = "",
+    lab: str = "",
 ) -> None:
     """Upload guest images to Glance and check them there.
 
@@ -298,7 +309,7 @@ def images_upload(
     from stacklab import images
 
     with images.target(_lab_or_none(c, lab, cloud), cloud) as glance:
-        images.send(glance, image, catalogue, method=method)
+        images.send(glance, image, catalogue, file=file, method=import_)
 
 
 @task(name="prune", iterable=["image"], help={**CLOUD, "image": IMAGES["image"], "yes": "really delete them"})

@@ -22,15 +22,21 @@ def build(names: Sequence[str], own: str = "", *, boot: bool = False) -> list[Gu
     return [image for entry in entries for image in guestbuild.build(entry, boot=boot)]
 
 
-def send(target: Any, names: Sequence[str], own: str = "", *, method: str = "") -> None:
+def send(target: Any, names: Sequence[str], own: str = "", *, file: str = "", method: str = "") -> None:
     """Build what changed, and have it in the Glance of `target`, verified. LabError when one fails.
 
-    An entry with several formats is uploaded in its first one. `method` is as for `upload.images`.
+    An entry with several formats is uploaded in its first one. `file` is an image of the
+    user's instead of the catalogue's; it goes up private. `method` is as for `upload.images`.
     """
-    jobs = []
-    for entry in catalogue.named(catalogue.load(own), list(names or DEFAULT)):
-        image = guestbuild.build(entry)[0]
-        jobs.append(upload.Job(image, visibility=entry.visibility, keep=entry.keep))
+    if file:
+        jobs = [upload.Job(upload.foreign(Path(file)))]
+    else:
+        jobs = []
+        for entry in catalogue.named(catalogue.load(own), list(names or DEFAULT)):
+            image = guestbuild.build(entry)[0]
+            # The cloud can fetch for itself only what is published in this very form.
+            uri = entry.url if entry.formats[0] == entry.format else ""
+            jobs.append(upload.Job(image, visibility=entry.visibility, keep=entry.keep, uri=uri))
     done = upload.images(target, jobs, method=method)  # type: ignore[arg-type]
     for name, result in done.items():
         ui.say(f"image {name}: {result.status}")
