@@ -105,9 +105,11 @@ class Upload:
         progress: Progress | None = None,
         method: Method = "",
         uri: str = "",
+        block: int = glance_send.BLOCK,
     ) -> None:
         self.glance = Glance(adapter, time.monotonic() + deadline)
         self.image, self.progress, self.method, self.uri = image, progress, method, uri
+        self.block = block
         self.notes: list[str] = []
         self._left_over: set[str] = set()
         self._handover = Handover()
@@ -224,7 +226,7 @@ class Upload:
             raise changed(self.image.path)
         self._handover.begin(image_id)
         self._may_be(self._create(image_id, wanted), wanted["visibility"])
-        source = Source(handle, self.image.name, self.image.size, self.progress)
+        source = Source(handle, self.image.name, self.image.size, self.progress, self.block)
         if self.method == "web-download":
             glance_send.web_download(self.glance, image_id, self.image.name, self.uri)
         elif self.method == "glance-direct":

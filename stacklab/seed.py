@@ -120,6 +120,11 @@ def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple
         network.replace("@NAME@", name).replace("@ADDRESS@", f"{node.tunnel}/{prefix}"),
         0o644,
     )
+    for place, file, mode in (
+        ("usr/local/lib/stacklab", "clear-ports", 0o755),
+        ("etc/systemd/system", "stacklab-clear-ports.service", 0o644),
+    ):
+        seed[f"{place}/{file}"] = ((_SHARED / file).read_text(encoding="utf-8"), mode)
     if plan.datapath == "netdev":
         unit = (_SHARED / "stacklab-tunnel.service").read_text(encoding="utf-8")
         seed["etc/systemd/system/stacklab-tunnel.service"] = (unit.replace("@NAME@", name), 0o644)
@@ -127,9 +132,8 @@ def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple
 
 
 def _units(plan: Plan) -> tuple[str, ...]:
-    if plan.datapath == "netdev":
-        return ("openvswitch-switch.service", "stacklab-tunnel.service")
-    return ()
+    units = ("openvswitch-switch.service", "stacklab-clear-ports.service")
+    return (*units, "stacklab-tunnel.service") if plan.datapath == "netdev" else units
 
 
 def _unit_path(unit: str) -> str:

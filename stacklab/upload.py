@@ -15,6 +15,7 @@ from stacklab import ui, upload_bars, upload_hash
 from stacklab.errors import LabError
 from stacklab.glance import Method, Upload, Uploaded, sigterm_raises
 from stacklab.glance_api import Stopped, explained
+from stacklab.glance_send import BLOCK
 from stacklab.guests import GuestImage
 from stacklab.upload_bars import Display
 
@@ -25,6 +26,8 @@ _SLOWEST = 256 << 10  # bytes a second; slower, and an upload is given up
 _LEAST = 900.0  # seconds that each upload may take, however small
 _CLEANING = 20.0  # seconds that interrupted uploads have to clear up
 _ENDING = 2.0  # seconds that their threads have to notice; no longer, since their images are gone
+
+_LEAST_BLOCK = 128 << 10  # bytes
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"QFI\xfb", "qcow2"),
@@ -138,10 +141,12 @@ def _run(
 ) -> None:
     ended: queue.Queue[_Running] = queue.Queue()
     stopping = threading.Event()
+    # All of them together take the memory of one.
+    block = max(_LEAST_BLOCK, BLOCK // min(at_once, len(running) or 1))
 
     def work(one: _Running) -> None:
         try:
-            _one(adapter, one, method, deadline, shown, stopping)
+            _one(adapter, one, method, deadline, shown, stopping, block)
         except BaseException as error:
             one.error = error
         ended.put(one)
@@ -170,13 +175,14 @@ def _one(
     deadline: float,
     shown: Display,
     stopping: threading.Event,
+    block: int,
 ) -> None:
     image, start = one.job.image, time.monotonic()
     seconds = deadline or _LEAST + image.size / _SLOWEST
     told = shown.begin(image.name, image.size)
     try:
         with explained(adapter):
-            one.upload = Upload(adapter, image, seconds, told, method, one.job.uri)
+            one.upload = Upload(adapter, image, seconds, told, method, one.job.uri, block)
             if stopping.is_set():
                 raise Stopped
             one.done = one.upload.run(one.job.visibility, one.job.keep)

@@ -130,8 +130,10 @@ def case(
 def test_cut(case: Case, share: float, method: str) -> None:
     case.proxy.faults.append(Fault("cut", at=share))
     new = case.succeeds(method=method)
-    # Sent again, whole, to the same id.
-    assert case.proxy.puts() == [f"/v2/images/{new}/{'stage' if method else 'file'}"] * 2
+    # Sent again, whole, to the same id; staging may have to be cleared first, and answers 409 until then.
+    path = f"/v2/images/{new}/{'stage' if method else 'file'}"
+    assert set(case.proxy.puts()) == {path}
+    assert len(case.proxy.puts()) == 2 or (method and len(case.proxy.puts()) > 2)
     assert case.proxy.sent >= SIZE
 
 

@@ -19,6 +19,8 @@ HOSTS = (
 )
 BOTH = {
     "etc/hostname": 0o644,
+    "etc/systemd/system/stacklab-clear-ports.service": 0o644,
+    "usr/local/lib/stacklab/clear-ports": 0o755,
     "etc/machine-id": 0o444,
     "etc/hosts": 0o644,
     "etc/resolv.conf": 0o644,
@@ -70,15 +72,19 @@ def test_units_only_for_the_userspace_datapath(make_plan: Callable[..., Plan]) -
     plan = make_plan(datapath="netdev")
     seed.write(plan)
     wants = "etc/systemd/system/multi-user.target.wants"
-    assert links(plan.directory / "seed" / "compute1") == {
+    always = {
         f"{wants}/openvswitch-switch.service": "/lib/systemd/system/openvswitch-switch.service",
+        f"{wants}/stacklab-clear-ports.service": "/etc/systemd/system/stacklab-clear-ports.service",
+    }
+    assert links(plan.directory / "seed" / "compute1") == {
+        **always,
         f"{wants}/stacklab-tunnel.service": "/etc/systemd/system/stacklab-tunnel.service",
     }
     unit = text(plan, "compute1", "etc/systemd/system/stacklab-tunnel.service")
     assert "add-br brvxlan" in unit and "@" not in unit
     plan = make_plan(datapath="system")
     seed.write(plan)
-    assert links(plan.directory / "seed" / "compute1") == {}
+    assert links(plan.directory / "seed" / "compute1") == always
 
 
 @pytest.mark.parametrize(("datapath", "name"), [("system", "eth2"), ("netdev", "brvxlan")])
