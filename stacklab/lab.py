@@ -20,6 +20,7 @@ from stacklab import (
     namespace,
     nodes,
     packstack,
+    providers,
     remote,
     settle,
     snapshots,
@@ -31,7 +32,7 @@ from stacklab import (
 from stacklab.base import Golden
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.plan import Plan, from_json, resolve
-from stacklab.providers.lxc import Lxc
+from stacklab.providers import Provider
 from stacklab.run import run
 from stacklab.stages import Progress, Stage
 
@@ -91,12 +92,12 @@ def locked(plan: Plan) -> Iterator[None]:
         yield
 
 
-def provider_of(plan: Plan) -> Lxc:
+def provider_of(plan: Plan) -> Provider:
     """The provider of a lab that exists, on the golden image that it was made from."""
     saved = files.read_json(plan.directory / "golden.json")
     if saved is None:
         raise LabError(f"the lab {plan.lab} was never whole", hint="run `invoke up` or `invoke down`")
-    return Lxc(plan, Golden(saved["name"], saved["key"], Path(saved["directory"])))
+    return providers.provider(plan, Golden(saved["name"], saved["key"], Path(saved["directory"])))
 
 
 # -- up ----------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def provider_of(plan: Plan) -> Lxc:
 
 def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row]], None]) -> list[Stage]:
     """The stages with their keys, in order; `on_verified` is given the verification's rows."""
-    provider = Lxc(plan, golden)
+    provider = providers.provider(plan, golden)
     shape = {name: value for name, value in plan.as_json().items() if name != "reasons"}
     for name in ("services", "answers", "tenant", "provider_network", "description", "file"):
         shape["topology"].pop(name)  # these belong to later stages
@@ -151,7 +152,7 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
         golden = base.build(plan.distribution, plan.provider)
         plan.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         packstack.secrets(plan)
-        provider = Lxc(plan, golden)
+        provider = providers.provider(plan, golden)
         todo = stages_of(plan, golden, on_verified)
         begin = stages.start_of(plan, provider, todo)
         if begin.snapshot is not None:
@@ -174,7 +175,7 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
         ui.say(f"the lab {plan.lab} is up ({ui.duration(time.monotonic() - start)})", style="bold green")
 
 
-def _make_nodes(plan: Plan, provider: Lxc) -> None:
+def _make_nodes(plan: Plan, provider: Provider) -> None:
     for path in (plan.directory / "snapshots").glob("*.json"):
         path.unlink()  # their layers lie on an image that is no longer the lab's
     files.write_json(
@@ -206,7 +207,7 @@ def upload_probe(plan: Plan, golden: Golden) -> None:
     ui.say(f"image {image.name} ({image.size // 1024} KiB): {done.status}")
 
 
-def _wake(plan: Plan, provider: Lxc) -> None:
+def _wake(plan: Plan, provider: Provider) -> None:
     """Make sure that nodes which should run do run, and that the cloud answers."""
     if all(provider.running().values()) and namespace.is_whole(plan):
         if stages.progress(plan).stage == "nodes" or not settle.quick(plan):
@@ -217,7 +218,7 @@ def _wake(plan: Plan, provider: Lxc) -> None:
         _boot(plan, provider, stages.progress(plan).stage)
 
 
-def _restore(plan: Plan, provider: Lxc, snapshot: snapshots.Snapshot) -> None:
+def _restore(plan: Plan, provider: Provider, snapshot: snapshots.Snapshot) -> None:
     with ui.step(f"restoring the snapshot {snapshot.name}"):
         stages.set_progress(plan, Progress(working=f"restore of {snapshot.name}"))
         snapshots.restore(plan, provider, snapshot)
@@ -225,7 +226,7 @@ def _restore(plan: Plan, provider: Lxc, snapshot: snapshots.Snapshot) -> None:
         stages.set_progress(plan, Progress(snapshot.stage, snapshot.key))
 
 
-def _boot(plan: Plan, provider: Lxc, stage: str) -> None:
+def _boot(plan: Plan, provider: Provider, stage: str) -> None:
     since = datetime.now(UTC).replace(microsecond=0)
     provider.start()
     if stage == "nodes":
@@ -287,7 +288,7 @@ def down(name: str) -> None:
         saved = files.read_json(directory / "plan.json")
         if saved is not None:
             # Removing needs no image: a lab killed before its nodes were made goes too.
-            Lxc(from_json(saved["plan"]), Golden("", "", Path())).destroy()
+            providers.provider(from_json(saved["plan"]), Golden("", "", Path())).destroy()
         run(["rm", "-rf", "--one-file-system", directory], timeout=600)
         lock.unlink(missing_ok=True)
     _remove_empty()

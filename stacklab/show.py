@@ -14,6 +14,7 @@ from stacklab import (
     files,
     glance_keep,
     lab,
+    providers,
     settle,
     snapshots,
     stages,
@@ -24,7 +25,6 @@ from stacklab import (
 from stacklab import images as guest_images
 from stacklab.errors import LabError
 from stacklab.plan import Plan
-from stacklab.providers.lxc import Lxc
 
 
 def _size(count: float) -> str:
@@ -55,7 +55,7 @@ def plan(value: Plan) -> None:
     ]
     ui.table("", ("node", "roles", "management", "cpus", "memory", "disk"), rows)
     todo = lab.stages_of(value, golden, table)
-    begin = stages.start_of(value, Lxc(value, golden), todo)
+    begin = stages.start_of(value, providers.provider(value, golden), todo)
     ui.out(f"golden image {golden.name}: {'in the cache' if base.is_built(golden) else 'to be built'}")
     if not base.is_built(golden):
         ui.out("    " + " ".join(base.dib_argv(value.distribution, value.provider, golden.directory)))

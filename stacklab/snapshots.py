@@ -12,7 +12,7 @@ from typing import Any
 from stacklab import files
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.plan import Plan
-from stacklab.providers.lxc import Lxc
+from stacklab.providers import Provider
 
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
 
@@ -59,7 +59,7 @@ def check_name(name: str, reserved: Sequence[str]) -> None:
         )
 
 
-def save(plan: Plan, provider: Lxc, name: str, stage: str, key: str) -> Snapshot:
+def save(plan: Plan, provider: Provider, name: str, stage: str, key: str) -> Snapshot:
     """Capture all nodes under `name`; one of that name is replaced once the new one is whole."""
     snapshot = Snapshot(name, stage, key, int(time.time()), provider.capture())
     files.write_json(_directory(plan) / f"{name}.json", snapshot.__dict__)
@@ -67,18 +67,18 @@ def save(plan: Plan, provider: Lxc, name: str, stage: str, key: str) -> Snapshot
     return snapshot
 
 
-def restore(plan: Plan, provider: Lxc, snapshot: Snapshot) -> None:
+def restore(plan: Plan, provider: Provider, snapshot: Snapshot) -> None:
     """Put all nodes back; they are stopped afterwards."""
     provider.revert(snapshot.payload)
     _prune(plan, provider)
 
 
-def delete(plan: Plan, provider: Lxc, name: str) -> None:
+def delete(plan: Plan, provider: Provider, name: str) -> None:
     """Forget a snapshot and free what only it needed."""
     get(plan, name)
     (_directory(plan) / f"{name}.json").unlink()
     _prune(plan, provider)
 
 
-def _prune(plan: Plan, provider: Lxc) -> None:
+def _prune(plan: Plan, provider: Provider) -> None:
     provider.prune([snapshot.payload for snapshot in listed(plan)])

@@ -8,7 +8,7 @@ from typing import Any
 
 from stacklab import files, packstack, snapshots, ui
 from stacklab.plan import Plan
-from stacklab.providers.lxc import Lxc
+from stacklab.providers import Provider
 
 NAMES = ("nodes", "openstack", "cloud", "images", "verified")
 
@@ -53,7 +53,7 @@ class Start:
     snapshot: snapshots.Snapshot | None = None
 
 
-def start_of(plan: Plan, provider: Lxc, stages: list[Stage]) -> Start:
+def start_of(plan: Plan, provider: Provider, stages: list[Stage]) -> Start:
     """The deepest state that the stages' keys allow; ruins of a stage that did not end are never one."""
     depth = {stage.key: number for number, stage in enumerate(stages, start=1)}
     there = progress(plan)
@@ -66,7 +66,7 @@ def start_of(plan: Plan, provider: Lxc, stages: list[Stage]) -> Start:
 
 
 def run_stages(
-    plan: Plan, provider: Lxc, stages: list[Stage], done: int, restore: Callable[[str], None]
+    plan: Plan, provider: Provider, stages: list[Stage], done: int, restore: Callable[[str], None]
 ) -> None:
     """Run what is left, a snapshot after each.
 

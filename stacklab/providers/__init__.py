@@ -1,1 +1,63 @@
 """What a node is: one module a provider."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from stacklab.base import Golden
+from stacklab.errors import InvalidInput, Problem
+from stacklab.plan import Plan
+
+
+class Provider(Protocol):
+    """The nodes of one lab. Everything is done to all of them at once.
+
+    What a `Provider` runs is logged in the lab's logs/nodes.log; where a command fails or
+    runs out of time it raises CommandFailed.
+    """
+
+    plan: Plan
+    golden: Golden
+
+    def create(self) -> None:
+        """Make and boot all nodes from the golden image; what was there before is removed."""
+
+    def create_commands(self) -> list[list[str]]:
+        """What `create` runs, for a dry run."""
+
+    def exists(self) -> bool:
+        """Whether all nodes were made (running or not)."""
+
+    def running(self) -> dict[str, bool]:
+        """Which nodes run, by name."""
+
+    def start(self) -> None:
+        """Run all nodes, those too that the host's reboot or `revert` stopped."""
+
+    def stop(self) -> None:
+        """Shut all nodes down cleanly."""
+
+    def kill(self) -> None:
+        """Stop all nodes at once without asking them."""
+
+    def destroy(self) -> None:
+        """End the nodes and remove what they left outside the lab's directory."""
+
+    def capture(self) -> dict[str, Any]:
+        """Keep all nodes as they are at one moment; returns, as JSON values, what `revert` needs."""
+
+    def revert(self, payload: dict[str, Any]) -> None:
+        """Put all nodes back to what `capture` returned `payload` for; `start` runs them after."""
+
+    def prune(self, kept: list[dict[str, Any]]) -> None:
+        """Free what neither the nodes nor the captures `kept` need."""
+
+
+def provider(plan: Plan, golden: Golden) -> Provider:
+    """The provider that the plan chose. Raises InvalidInput for one that there is not."""
+    # Each brings libraries of its own: only the chosen one is imported.
+    if plan.provider == "lxc":
+        from stacklab.providers.lxc import Lxc
+
+        return Lxc(plan, golden)
+    raise InvalidInput([Problem("", "provider", f"{plan.provider!r} is not known")])
