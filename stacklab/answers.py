@@ -1,36 +1,20 @@
 """Packstack's answer file: written whole from a topology, and checked by the version's own key table.
 
-Packstack lets unknown and missing keys pass, and wrong values of many kinds; the table
-(data/packstack/VERSION.json, made by scripts/packstack-keys.py) lets us refuse them first.
+Packstack lets unknown and missing keys pass, and wrong values of many kinds; the table lets us refuse
+them first.
 """
 
 from __future__ import annotations
 
-import configparser
-import difflib
-import ipaddress
-import json
 import re
-import secrets as random_source
-import string
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
+from stacklab import answercheck
 from stacklab.errors import InvalidInput, LabError, Problem
+from stacklab.keytable import SAME_SECRET, Key, secret_names, table
 from stacklab.model import Topology
 
-DATA = Path(__file__).resolve().parent / "data" / "packstack"
 SSH_KEY = "/root/.ssh/id_ed25519.pub"
-
-SECRET_LENGTH = 24
-# puppet-heat takes 16, 24 or 32 characters only (heat::engine, auth_encryption_key).
-SECRET_LENGTHS = {"CONFIG_HEAT_AUTH_ENC_KEY": 32}
-# Two keys for the password of one Keystone user, "trove" (plugins/trove_850.py).
-SAME_SECRET = {"CONFIG_TROVE_NOVA_PW": "CONFIG_TROVE_KS_PW"}
-PLACEHOLDER = "PW_PLACEHOLDER"
 
 # Not for a topology to choose; and Packstack has no switch for Keystone and Placement.
 OWN_SERVICES = ("client", "mariadb")
@@ -44,78 +28,6 @@ BRIDGE, PHYSICAL_NETWORK, PROVIDER_NIC, TUNNEL_NIC = "br-ex", "extnet", "eth1", 
 TUNNEL_BRIDGE = "brvxlan"
 
 Choices = dict[str, tuple[str, str]]  # by key: a value, and where it comes from
-
-
-@dataclass(frozen=True)
-class Key:
-    """A parameter of one Packstack version.
-
-    `runtime`: what Packstack computes the default from ("address", "host-name", "home",
-    "secret"). It reads the key where `condition` (another key's value) holds; `always` is
-    false also for conditions that only Packstack can tell.
-    """
-
-    name: str
-    default: str | None
-    runtime: str | None
-    options: tuple[str, ...]
-    validators: tuple[str, ...]
-    masked: bool
-    deprecates: tuple[str, ...]
-    condition: tuple[str, str] | None
-    always: bool
-
-
-@cache
-def table(packstack: str) -> Mapping[str, Key]:
-    """Every key of this Packstack version by name, in Packstack's order. LabError where there is no table."""
-    try:
-        raw = json.loads((DATA / f"{packstack}.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = ", ".join(sorted(path.stem for path in DATA.glob("*.json")))
-        raise LabError(
-            f"no key table for Packstack {packstack} (there are: {known})",
-            hint=f"scripts/packstack-keys.py {packstack}",
-        ) from None
-    conditions = {group["name"]: group["condition"] for group in raw["groups"]}
-    return {row["name"]: _key(row, conditions[row["group"]]) for row in raw["parameters"]}
-
-
-def _key(row: dict[str, Any], condition: dict[str, str] | None) -> Key:
-    return Key(
-        name=row["name"],
-        default=None if row["default"] is None else str(row["default"]),
-        runtime=row["runtime"],
-        options=tuple(row["options"]),
-        validators=tuple(row["validators"]),
-        masked=row["masked"],
-        deprecates=tuple(row["deprecates"]),
-        condition=(condition["key"], condition["equals"]) if condition and "key" in condition else None,
-        always=condition is None,
-    )
-
-
-def secret_names(packstack: str) -> tuple[str, ...]:
-    """The keys that need a secret of the lab's own, in Packstack's order.
-
-    Those that Packstack would draw itself. Other masked keys (LDAP, NetApp, subscription
-    passwords) belong to something outside the lab and keep their empty default.
-    """
-    keys = table(packstack).items()
-    return tuple(name for name, key in keys if key.runtime == "secret" and name not in SAME_SECRET)
-
-
-def draw(packstack: str) -> dict[str, str]:
-    """A new secret for each of `secret_names`: letters and digits.
-
-    The first is a letter: Packstack replaces a value that reads as a number (process_string_nofloat).
-    """
-    alphabet = string.ascii_letters + string.digits
-    return {
-        name: random_source.choice(string.ascii_letters)
-        + "".join(random_source.choice(alphabet) for _ in range(SECRET_LENGTHS.get(name, SECRET_LENGTH) - 1))
-        for name in secret_names(packstack)
-    }
 
 
 def render(
@@ -147,45 +59,12 @@ def render(
         value, source = chosen.get(name, (key.default or "", "Packstack's default"))
         lines += ["", f"# {source}", f"{name}={value}"]
     text = "\n".join(lines) + "\n"
-    for problem in check(text, packstack, topology.file):
+    for problem in answercheck.check(text, packstack, topology.file):
         path = f"answers.{problem.path}" if problem.path in topology.answers else problem.path
         problems.append(Problem(problem.where, path, problem.message))
     if problems:
         raise InvalidInput(problems)
     return text
-
-
-def check(text: str, packstack: str, file: str) -> list[Problem]:
-    """What is wrong with an answer file, by the version's table; `file` names it in the problems.
-
-    What only a node can tell (whether sshd answers, whether a key file is there) is not looked at.
-    """
-    keys = table(packstack)
-    parser = configparser.RawConfigParser()  # as Packstack reads it: no interpolation, case-blind
-    try:
-        parser.read_string(text)
-    except configparser.Error as error:
-        # Not the parser's own message: it quotes the line, which may hold a password.
-        return [Problem(file, "", f"cannot be read, {_place(error)}")]
-    if parser.sections() != ["general"]:
-        return [Problem(file, "", "needs the one section [general]")]
-    found = {name.upper(): value for name, value in parser.items("general")}
-    problems = [_unknown(file, name, name, keys) for name in found if name not in keys]
-    values = {name: value for name, value in found.items() if name in keys}
-    for name, key in keys.items():
-        if name not in values:
-            problems.append(Problem(file, name, "is missing"))
-        elif message := _value_problem(key, values):
-            shown = "its value" if key.masked else f"'{values[name]}'"
-            problems.append(Problem(file, name, f"{shown} {message}"))
-    return problems
-
-
-def _place(error: configparser.Error) -> str:
-    """What kind of error it is, and where."""
-    option = str(getattr(error, "option", "")).upper()
-    lines = [line for line, _ in getattr(error, "errors", ())] or [getattr(error, "lineno", "?")]
-    return f"{type(error).__name__} in line {lines[0]}" + (f": {option}" if option else "")
 
 
 def _input_problems(topology: Topology, keys: Mapping[str, Key]) -> list[Problem]:
@@ -201,17 +80,10 @@ def _input_problems(topology: Topology, keys: Mapping[str, Key]) -> list[Problem
         problems.append(Problem(topology.file, "network_agent", message))
     for name, value in topology.answers.items():
         if name not in keys:
-            problems.append(_unknown(topology.file, f"answers.{name}", name, keys))
+            problems.append(answercheck.unknown(topology.file, f"answers.{name}", name, keys))
         elif not value.isprintable():
             problems.append(Problem(topology.file, f"answers.{name}", "a line break or control character"))
     return problems
-
-
-def _unknown(file: str, path: str, name: str, keys: Mapping[str, Key]) -> Problem:
-    """An unknown key, with the one that was probably meant."""
-    newer = [key.name for key in keys.values() if name.upper() in key.deprecates]
-    near = newer or difflib.get_close_matches(name.upper(), keys, n=1)
-    return Problem(file, path, "is no key of this Packstack" + (f": {near[0]}?" if near else ""))
 
 
 def _switches(keys: Mapping[str, Key]) -> dict[str, str]:
@@ -288,113 +160,3 @@ def _networking(topology: Topology, datapath: str) -> Choices:
         # (plugins/neutron_350.py reads the interface of the host that Packstack runs on).
         f"{prefix}TUNNEL_SUBNETS": (topology.tunnel.cidr, f"topology {topology.name}: tunnel"),
     }
-
-
-def _value_problem(key: Key, values: Mapping[str, str]) -> str:
-    """What is wrong with one value; empty if nothing is."""
-    value = values[key.name]
-    if not value:
-        read = key.always or (key.condition and values.get(key.condition[0]) == key.condition[1])
-        needed = _NEEDED & set(key.validators) and (read or key.default)
-        return "is empty" if needed or key.runtime == "address" or (read and key.runtime) else ""
-    if "\n" in value:
-        return "goes over several lines"
-    if key.runtime == "secret" and value == PLACEHOLDER:
-        return "is drawn anew by each run of Packstack"
-    rules = [_VALIDATORS[name] for name in key.validators if name in _VALIDATORS]
-    rules += [rule for pattern, rule in _KEY_RULES if re.search(pattern, key.name)]
-    for rule in rules:
-        if message := rule(value, key.options):
-            return message
-    return ""
-
-
-Rule = Callable[[str, tuple[str, ...]], str]
-
-
-def _each(rule: Rule, value: str, options: tuple[str, ...]) -> str:
-    """A rule for every part of a comma-separated value."""
-    return next((message for part in value.split(",") if (message := rule(part.strip(), options))), "")
-
-
-def _one_of(value: str, options: tuple[str, ...]) -> str:
-    return "" if value in options else f"is none of {', '.join(options)}"
-
-
-def _port(value: str, options: tuple[str, ...]) -> str:
-    return "" if value.isdecimal() and 0 < int(value) < 65535 else "is no port from 1 to 65534"
-
-
-def _parses(parse: Callable[[str], object], message: str, value: str, options: tuple[str, ...]) -> str:
-    try:
-        parse(value)
-    except ValueError:
-        return message
-    return ""
-
-
-_ip = partial(_parses, ipaddress.ip_address, "is no IP address")
-_cidr = partial(_parses, partial(ipaddress.ip_network, strict=False), "is no network like 203.0.113.0/24")
-
-
-def _host(value: str, options: tuple[str, ...]) -> str:
-    labels = re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", value)
-    named = labels and not re.fullmatch(r"[\d.]+", value)
-    return "" if named or not _ip(value, options) else "is no address or host name"
-
-
-def _export(value: str, options: tuple[str, ...]) -> str:
-    host, _, path = value.partition(":/")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    return "is no export like 10.0.0.41:/path" if _ip(host, options) or not path else ""
-
-
-def _like(pattern: str, message: str, value: str, options: tuple[str, ...]) -> str:
-    return "" if re.fullmatch(pattern, value) else message
-
-
-def _search(value: str, options: tuple[str, ...]) -> str:
-    return "" if any(re.search(option, value) for option in options) else f"is not like {options}"
-
-
-def _range(value: str, options: tuple[str, ...]) -> str:
-    first, _, last = value.partition(":")
-    right = first.isdecimal() and last.isdecimal() and int(first) <= int(last)
-    return "" if right else "is no range like 10:100"
-
-
-_NEEDED = {"validate_not_empty", "validate_options", "validate_neutron"}
-# Packstack's validators by name. Not here: validate_not_empty (above), and those that need the node
-# or python-ldap (validate_file, validate_sshkey, validate_writeable_directory, validate_ldap_*).
-_VALIDATORS: Mapping[str, Rule] = {
-    "validate_options": _one_of,
-    "validate_multi_options": partial(_each, _one_of),
-    "validate_neutron": partial(_like, "y", "must be y: Packstack has no other networking"),
-    "validate_integer": partial(_like, r"[+-]?\d+", "is no whole number"),
-    "validate_float": partial(_like, r"\d+(\.\d*)?", "is no number from 0 up"),
-    "validate_port": _port,
-    "validate_ip": _ip,
-    "validate_multi_ip": partial(_each, lambda value, options: _ip(value.split("/")[0], options)),
-    "validate_regexp": _search,
-    "validate_multi_regexp": partial(_each, _search),
-    "validate_ssh": _host,
-    "validate_multi_ssh": partial(_each, _host),
-    "validate_ping": _host,
-    "validate_multi_ping": partial(_each, _host),
-    "validate_export": _export,
-    "validate_multi_export": partial(_each, _export),
-    "validate_storage": partial(_like, r"/.*", "is no path of a device"),
-    "validate_storage_size": partial(_like, r"\d+[GgMmKk]", "is no size like 2G"),
-}
-
-# What Packstack finds late, or never; by a pattern of the key's name.
-_PAIR = partial(_each, partial(_like, r"[^:\s]+:[^:\s]+", "needs name:name pairs, comma between"))
-_KEY_RULES: tuple[tuple[str, Rule], ...] = (
-    (r"_(BRIDGE|INTERFACE)_MAPPINGS$|_BRIDGE_IFACES$", _PAIR),
-    (r"_FLOATRANGE$", _cidr),
-    (r"_TUNNEL_SUBNETS$", partial(_each, _cidr)),
-    (r"_(VNI|TUNNEL_ID)_RANGES$", partial(_each, _range)),
-    (r"_TUNNEL_IF$", partial(_like, r"[^-\s]+", "has a dash: Packstack cannot find its address")),
-    (r"^CONFIG_SERVICE_WORKERS$", partial(_like, r"[1-9]\d*|%\{.+\}", "is no number from 1 up")),
-    (r"^CONFIG_HEAT_AUTH_ENC_KEY$", partial(_like, r"(.{8}){2,4}", "must have 16, 24 or 32 characters")),
-)

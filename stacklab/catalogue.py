@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from stacklab import files, topology
+from stacklab import files
 from stacklab.checker import Checker, join, show, unknown
 from stacklab.errors import InvalidInput, LabError, Problem
+from stacklab.yamlfile import read_yaml
 
 SHIPPED = Path(__file__).parent / "data" / "guests.yaml"
 OWN = "images.yaml"
@@ -132,7 +133,7 @@ def named(entries: Mapping[str, Entry], names: list[str]) -> list[Entry]:
 def parse(text: str, file: str) -> dict[str, Entry]:
     """Check the text of a catalogue, `file` for messages. Raises InvalidInput with all its problems."""
     check = Checker(file)
-    content = topology.read_yaml(check, text)
+    content = read_yaml(check, text)
     top = check.mapping("", content, ("images",), {"images": "give a mapping of names to images"})
     images = check.mapping("images", top.get("images")) if "images" in top else {}
     if "images" in top and not images and not check.problems:

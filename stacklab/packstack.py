@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
-from stacklab import answers, files, redact, remote, ui
+from stacklab import answers, files, keytable, redact, remote, ui
 from stacklab.errors import CommandFailed, LabError
 from stacklab.plan import Plan
 from stacklab.run import run
@@ -35,7 +35,7 @@ def secrets(plan: Plan) -> dict[str, str]:
     """The lab's secrets, drawn at the first call and kept (mode 0600); hidden in all output from now on."""
     path = plan.directory / "secrets.json"
     kept: dict[str, str] = files.read_json(path) or {}
-    drawn = {**answers.draw(plan.packstack), "DEMO_PASSWORD": token_hex(12), **kept}
+    drawn = {**keytable.draw(plan.packstack), "DEMO_PASSWORD": token_hex(12), **kept}
     if drawn != kept:
         files.write_json(path, drawn, mode=0o600)
     redact.add(drawn.values())
@@ -52,7 +52,9 @@ def answer_file(plan: Plan, drawn: Mapping[str, str]) -> str:
 
 def shape(plan: Plan) -> str:
     """The answer file with placeholders for the secrets: what decides the stage's key."""
-    return answer_file(plan, {name: "x" * len(value) for name, value in answers.draw(plan.packstack).items()})
+    return answer_file(
+        plan, {name: "x" * len(value) for name, value in keytable.draw(plan.packstack).items()}
+    )
 
 
 def commands() -> tuple[str, str]:

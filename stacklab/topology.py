@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from stacklab import networks as network_section
 from stacklab.checker import Checker, join, show
 from stacklab.errors import InvalidInput, Problem
 from stacklab.model import ROLES, Network, Node, ProviderNetwork, TenantNetwork, Topology
+from stacklab.networks import Networks
+from stacklab.yamlfile import read_yaml
 
 # Of each of these, the first is the default.
 PROVIDERS = ("auto", "lxc")
@@ -34,14 +32,6 @@ SERVICES: dict[str, tuple[str, ...]] = {
     "nova": ("keystone", "glance", "placement", "neutron"),
     "neutron": ("keystone",),
     "horizon": ("keystone",),
-}
-
-# Each network with its default and its own keys, of which the first is an address: the network's first.
-_NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "management": ("10.0.0.0/24", ("host",)),
-    "tunnel": ("10.0.1.0/24", ("host",)),
-    "provider": ("203.0.113.0/24", ("gateway", "pool")),
-    "tenant": ("172.16.1.0/24", ("gateway",)),
 }
 
 _TOP_KEYS = (
@@ -63,18 +53,6 @@ _OWN_ANSWERS = (
     (("_PW", "_PASSWORD", "_TOKEN"), "holds a secret, and stacklab makes those for each lab: leave it out"),
     (("_HOST", "_HOSTS"), "places a service on a host, which the roles of the nodes decide: change those"),
 )
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without its surprises: 1.10, 010, 12:30 and 2024-01-01 stay the text that was written."""
-
-
-_TAG = "tag:yaml.org,2002:"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in rules if tag in (f"{_TAG}bool", f"{_TAG}null", f"{_TAG}merge")]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(f"{_TAG}int", re.compile(r"(?:0|-?[1-9][0-9]*)\Z"), list("-0123456789"))
 
 
 def available(directory: Path) -> list[Path]:
@@ -105,7 +83,7 @@ def parse(text: str, file: str) -> Topology:
     check = Checker(file)
     top = check.mapping("", read_yaml(check, text), _TOP_KEYS, _TOP_REQUIRED)
     domain = check.domain("domain", top.get("domain", "lab.test"))
-    networks = _networks(check, top.get("networks"))
+    networks = network_section.read(check, top.get("networks"))
     at = networks.text
     topology = Topology(
         name=check.hostname("name", top.get("name"), 24),
@@ -131,64 +109,7 @@ def parse(text: str, file: str) -> Topology:
     return topology
 
 
-@dataclass
-class _Networks:
-    """What is sound of the networks; addresses by names such as `management.host` and `pool.start`."""
-
-    cidr: dict[str, IPv4Network] = field(default_factory=dict)
-    address: dict[str, IPv4Address] = field(default_factory=dict)
-
-    def text(self, key: str) -> str:
-        return str(self.cidr[key] if key in self.cidr else self.address.get(key, ""))
-
-
-def _networks(check: Checker, value: Any) -> _Networks:
-    networks = _Networks()
-    given = check.mapping("networks", value, _NETWORKS)
-    for name, (default, keys) in _NETWORKS.items():
-        path = f"networks.{name}"
-        spec = check.mapping(path, given.get(name), ("cidr", *keys))
-        network = check.network(f"{path}.cidr", spec.get("cidr", default))
-        if network is not None:
-            networks.cidr[name] = network
-            spec.setdefault(keys[0], str(network.network_address + 1))
-        if keys[0] in spec:
-            address = check.address(f"{path}.{keys[0]}", spec[keys[0]], network)
-            if address is not None:
-                networks.address[f"{name}.{keys[0]}"] = address
-        if "pool" in keys:
-            _pool(check, f"{path}.pool", spec.get("pool"), networks)
-    for (one, network), (other, later) in combinations(networks.cidr.items(), 2):
-        if network.overlaps(later):
-            message = f"{later} overlaps networks.{one}, which is {network}: change one of them"
-            check.problem(f"networks.{other}.cidr", message)
-    return networks
-
-
-def _pool(check: Checker, path: str, value: Any, networks: _Networks) -> None:
-    """Floating IPs: by default .101 to .250 of a /24 or larger network, the upper half of a smaller one."""
-    network, gateway = networks.cidr.get("provider"), networks.address.get("provider.gateway")
-    if value is None and network is not None:
-        count = network.num_addresses
-        first, last = (101, 250) if count >= 256 else (count // 2, count - 2)
-        value = f"{network[first]}-{network[last]}"
-    if value is None:
-        return
-    ends = value.split("-") if isinstance(value, str) else []
-    if len(ends) != 2:
-        check.problem(path, f"{show(value)} is not a range: write it such as 203.0.113.101-203.0.113.250")
-        return
-    start, end = (check.address(path, part.strip(), network) for part in ends)
-    if start is None or end is None:
-        return
-    if start > end:
-        check.problem(path, f"{value} is backwards: write {end}-{start}")
-    elif gateway is not None and start <= gateway <= end:
-        check.problem(path, f"{value} contains the gateway {gateway}: leave the gateway out of the pool")
-    networks.address |= {"pool.start": start, "pool.end": end}
-
-
-def _nodes(check: Checker, value: Any, networks: _Networks, domain: str) -> tuple[Node, ...]:
+def _nodes(check: Checker, value: Any, networks: Networks, domain: str) -> tuple[Node, ...]:
     groups = check.mapping("nodes", value)
     if value == {}:
         check.problem("nodes", f"there are none: {_TOP_REQUIRED['nodes']}")
@@ -227,7 +148,7 @@ def _roles(check: Checker, nodes: list[Node]) -> None:
             check.problem("nodes", f"no node has the role {role}: give it to at least one")
 
 
-def _group(check: Checker, name: str, value: Any, networks: _Networks, domain: str) -> list[Node]:
+def _group(check: Checker, name: str, value: Any, networks: Networks, domain: str) -> list[Node]:
     """The nodes that one entry stands for; their addresses are empty when they could not be worked out."""
     path = join("nodes", name)
     spec = check.mapping(path, value, _NODE_KEYS, _NODE_REQUIRED)
@@ -253,7 +174,7 @@ def _group(check: Checker, name: str, value: Any, networks: _Networks, domain: s
 
 
 def _addresses(
-    check: Checker, path: str, value: Any, count: int, networks: _Networks
+    check: Checker, path: str, value: Any, count: int, networks: Networks
 ) -> list[tuple[str, str]]:
     """`count` consecutive management addresses, each with the tunnel address of the same host number."""
     network, tunnel = networks.cidr.get("management"), networks.cidr.get("tunnel")
@@ -316,50 +237,6 @@ def _answers(check: Checker, value: Any) -> dict[str, str]:
             # Packstack says y and n where YAML says true and false.
             answers[key] = ("y" if item else "n") if isinstance(item, bool) else str(item)
     return answers
-
-
-def read_yaml(check: Checker, text: str) -> Any:
-    """The file's plain values. Notes duplicate keys; raises InvalidInput where the file is not YAML."""
-    try:
-        loader = _Loader(text)
-        root = loader.get_single_node()
-        _find_duplicates(check, root)
-        return None if root is None else loader.construct_document(root)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{check.file}:{mark.line + 1}" if mark else check.file
-        cause = " ".join((error.problem or error.context or "").split())
-    except yaml.YAMLError as error:
-        where, cause = check.file, " ".join(str(error).split())
-    except RecursionError:
-        where, cause = check.file, "it is nested too deeply"
-    except (ValueError, LookupError, AttributeError):
-        # What PyYAML lets through for a value that is not of its explicit tag, such as `!!int x`.
-        where, cause = check.file, "a value does not fit its !!tag, or is far too long"
-    message = f"not valid YAML, {cause}: look for wrong indentation, quotes, brackets or colons there"
-    raise InvalidInput([Problem(where, "", message)])
-
-
-def _find_duplicates(check: Checker, root: yaml.Node | None) -> None:
-    """PyYAML keeps the last of equal keys in silence, so that half of a file could go unread."""
-    waiting, seen = [("", root)], set()
-    while waiting:
-        path, node = waiting.pop()
-        if node is None or id(node) in seen:  # an alias
-            continue
-        seen.add(id(node))
-        lines: dict[str, int] = {}
-        inner: list[tuple[str, yaml.Node | None]] = []
-        for key, item in node.value if isinstance(node, yaml.MappingNode) else ():
-            name, line = str(key.value), key.start_mark.line + 1
-            inner.append((join(path, name), item))
-            if isinstance(key, yaml.ScalarNode) and name in lines:
-                message = f"'{name}' is there twice, on lines {lines[name]} and {line}: keep one"
-                check.problem(join(path, name), message)
-            lines[name] = line
-        if isinstance(node, yaml.SequenceNode):
-            inner = [(path, item) for item in node.value]
-        waiting += reversed(inner)
 
 
 def _no_such(name: str, directory: Path) -> Problem:

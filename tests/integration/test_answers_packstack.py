@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from stacklab import answers, topology
+from stacklab import answercheck, answers, keytable, topology
 from stacklab.errors import InvalidInput
 
 pytestmark = pytest.mark.integration
@@ -123,7 +123,7 @@ def packstack(python: Path, tmp_path: Path) -> Callable[[str], Reading]:
 
 def render(name: str = "two-node", **overrides: str) -> str:
     lab = replace(topology.load(name, PROJECT / "topologies"), answers=overrides)
-    secrets = answers.draw(VERSION)
+    secrets = keytable.draw(VERSION)
     return answers.render(lab, packstack=VERSION, secrets=secrets, datapath="netdev", workers=1)
 
 
@@ -147,7 +147,7 @@ def test_packstack_takes_the_file_as_it_is(name: str, packstack: Callable[[str],
 
 def test_packstack_takes_every_service_of_its_own(packstack: Callable[[str], Reading]) -> None:
     """With everything on it reads the keys of every group that is about no vendor."""
-    on = {name: "y" for name in answers.table(VERSION) if re.fullmatch(r"CONFIG_[A-Z]+_INSTALL", name)}
+    on = {name: "y" for name in keytable.table(VERSION) if re.fullmatch(r"CONFIG_[A-Z]+_INSTALL", name)}
     reading = packstack(render(**on))
     assert (reading.error, reading.output) == ("", "")
     assert len(reading.conf) > 150
@@ -190,7 +190,7 @@ def test_we_refuse_what_packstack_lets_pass(
     text = render()
     wrong = text.replace(f"{key}={values(text)[key]}\n", f"{key}={value}\n")
     assert packstack(wrong).error == ""
-    assert [problem.path for problem in answers.check(wrong, VERSION, "answers.txt")] == [key]
+    assert [problem.path for problem in answercheck.check(wrong, VERSION, "answers.txt")] == [key]
 
 
 def test_the_table_is_what_packstack_says(python: Path, tmp_path: Path) -> None:
@@ -205,5 +205,5 @@ def test_the_table_is_what_packstack_says(python: Path, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         check=True,
     )
-    table = json.loads((answers.DATA / f"{VERSION}.json").read_text(encoding="utf-8"))
+    table = json.loads((keytable.DATA / f"{VERSION}.json").read_text(encoding="utf-8"))
     assert {"packstack": VERSION, **json.loads(done.stdout)} == table

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from stacklab import answers
+from stacklab import answercheck, answers, keytable
 from stacklab.errors import InvalidInput, LabError
 from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
 
@@ -35,7 +35,7 @@ TWO_NODE = Topology(
     services=("keystone", "glance", "placement", "nova", "neutron"),
     network_agent="openvswitch",
 )
-SECRETS = {name: "s" * answers.SECRET_LENGTHS.get(name, 24) for name in answers.secret_names(VERSION)}
+SECRETS = {name: "s" * keytable.SECRET_LENGTHS.get(name, 24) for name in keytable.secret_names(VERSION)}
 
 
 def render(topology: Topology = TWO_NODE, datapath: str = "netdev") -> str:
@@ -59,7 +59,7 @@ def refused(**overrides: str) -> list[str]:
 
 
 def problems(text: str) -> list[str]:
-    return [str(problem) for problem in answers.check(text, VERSION, "a.txt")]
+    return [str(problem) for problem in answercheck.check(text, VERSION, "a.txt")]
 
 
 def with_value(key: str, value: str) -> str:
@@ -120,7 +120,7 @@ def test_a_two_node_lab_gets(key: str, value: str) -> None:
 
 
 def test_every_key_of_the_version_is_there_once_and_in_its_order() -> None:
-    assert [key for key, _ in lines(render())] == list(answers.table(VERSION))
+    assert [key for key, _ in lines(render())] == list(keytable.table(VERSION))
 
 
 def test_the_text_depends_on_its_inputs_alone_and_passes_the_check() -> None:
@@ -146,7 +146,7 @@ def test_several_nodes_of_a_role_are_a_comma_list() -> None:
 
 
 def test_no_address_is_left_to_packstack() -> None:
-    local = [name for name, key in answers.table(VERSION).items() if key.runtime == "address"]
+    local = [name for name, key in keytable.table(VERSION).items() if key.runtime == "address"]
     values = dict(lines(render()))
     assert len(local) == 9
     assert all("10.0.0." in values[name] for name in local)
@@ -219,12 +219,12 @@ def test_a_missing_secret_is_an_error_that_names_it() -> None:
 
 def test_an_unknown_version_names_those_that_are_known() -> None:
     with pytest.raises(LabError, match=r"Packstack 1\.2\.3 .*21\.0\.1"):
-        answers.table("1.2.3")
+        keytable.table("1.2.3")
 
 
 def test_secrets_are_drawn_anew_letters_and_digits_in_the_right_length() -> None:
-    first, second = answers.draw(VERSION), answers.draw(VERSION)
-    assert tuple(first) == answers.secret_names(VERSION)
+    first, second = keytable.draw(VERSION), keytable.draw(VERSION)
+    assert tuple(first) == keytable.secret_names(VERSION)
     assert not set(first.values()) & set(second.values())
     assert len(set(first.values())) == len(first) == 39
     for name, value in first.items():
@@ -233,13 +233,13 @@ def test_secrets_are_drawn_anew_letters_and_digits_in_the_right_length() -> None
 
 
 def test_only_what_packstack_would_draw_is_a_secret_of_the_lab() -> None:
-    names = answers.secret_names(VERSION)
+    names = keytable.secret_names(VERSION)
     assert {"CONFIG_HORIZON_SECRET_KEY", "CONFIG_SWIFT_HASH", "CONFIG_NEUTRON_METADATA_PW"} <= set(names)
     assert not {"CONFIG_DEFAULT_PASSWORD", "CONFIG_CINDER_NETAPP_PASSWORD"} & set(names)
 
 
 def test_the_trove_user_has_one_password() -> None:
-    secrets = answers.draw(VERSION)
+    secrets = keytable.draw(VERSION)
     text = answers.render(TWO_NODE, packstack=VERSION, secrets=secrets, datapath="netdev", workers=1)
     values = dict(lines(text))
     assert values["CONFIG_TROVE_NOVA_PW"] == values["CONFIG_TROVE_KS_PW"] == secrets["CONFIG_TROVE_KS_PW"]
@@ -311,9 +311,9 @@ def test_missing_unknown_and_doubled_keys_are_found() -> None:
 
 
 def test_the_table_holds_nothing_of_the_machine_it_was_made_on() -> None:
-    raw = (answers.DATA / f"{VERSION}.json").read_bytes()
+    raw = (keytable.DATA / f"{VERSION}.json").read_bytes()
     assert b"\0" not in raw
     assert b"\\u0000" not in raw
     for mark in (b"192.0.2.254", b"mark-of", b"f00df00d", b"PW_PLACEHOLDER", b"/tmp", b"/home"):
         assert mark not in raw
-    assert len(answers.table(VERSION)) == 299
+    assert len(keytable.table(VERSION)) == 299

@@ -1,0 +1,76 @@
+"""The networks of a topology file, checked: their addresses, the floating pool, no overlaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from itertools import combinations
+from typing import Any
+
+from stacklab.checker import Checker, show
+
+# Each network with its default and its own keys, of which the first is an address: the network's first.
+NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "management": ("10.0.0.0/24", ("host",)),
+    "tunnel": ("10.0.1.0/24", ("host",)),
+    "provider": ("203.0.113.0/24", ("gateway", "pool")),
+    "tenant": ("172.16.1.0/24", ("gateway",)),
+}
+
+
+@dataclass
+class Networks:
+    """What is sound of the networks; addresses by names such as `management.host` and `pool.start`."""
+
+    cidr: dict[str, IPv4Network] = field(default_factory=dict)
+    address: dict[str, IPv4Address] = field(default_factory=dict)
+
+    def text(self, key: str) -> str:
+        return str(self.cidr[key] if key in self.cidr else self.address.get(key, ""))
+
+
+def read(check: Checker, value: Any) -> Networks:
+    """Check the section `networks`, None for all defaults; what is wrong is noted and left out."""
+    networks = Networks()
+    given = check.mapping("networks", value, NETWORKS)
+    for name, (default, keys) in NETWORKS.items():
+        path = f"networks.{name}"
+        spec = check.mapping(path, given.get(name), ("cidr", *keys))
+        network = check.network(f"{path}.cidr", spec.get("cidr", default))
+        if network is not None:
+            networks.cidr[name] = network
+            spec.setdefault(keys[0], str(network.network_address + 1))
+        if keys[0] in spec:
+            address = check.address(f"{path}.{keys[0]}", spec[keys[0]], network)
+            if address is not None:
+                networks.address[f"{name}.{keys[0]}"] = address
+        if "pool" in keys:
+            _pool(check, f"{path}.pool", spec.get("pool"), networks)
+    for (one, network), (other, later) in combinations(networks.cidr.items(), 2):
+        if network.overlaps(later):
+            message = f"{later} overlaps networks.{one}, which is {network}: change one of them"
+            check.problem(f"networks.{other}.cidr", message)
+    return networks
+
+
+def _pool(check: Checker, path: str, value: Any, networks: Networks) -> None:
+    """Floating IPs: by default .101 to .250 of a /24 or larger network, the upper half of a smaller one."""
+    network, gateway = networks.cidr.get("provider"), networks.address.get("provider.gateway")
+    if value is None and network is not None:
+        count = network.num_addresses
+        first, last = (101, 250) if count >= 256 else (count // 2, count - 2)
+        value = f"{network[first]}-{network[last]}"
+    if value is None:
+        return
+    ends = value.split("-") if isinstance(value, str) else []
+    if len(ends) != 2:
+        check.problem(path, f"{show(value)} is not a range: write it such as 203.0.113.101-203.0.113.250")
+        return
+    start, end = (check.address(path, part.strip(), network) for part in ends)
+    if start is None or end is None:
+        return
+    if start > end:
+        check.problem(path, f"{value} is backwards: write {end}-{start}")
+    elif gateway is not None and start <= gateway <= end:
+        check.problem(path, f"{value} contains the gateway {gateway}: leave the gateway out of the pool")
+    networks.address |= {"pool.start": start, "pool.end": end}
