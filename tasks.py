@@ -104,7 +104,7 @@ def build_base(c: Context, distribution: str = "debian-12", provider: str = "lxc
     """
     from stacklab import base, ui
 
-    image = base.build(distribution, provider)
+    image = base.build(base.spec(distribution, provider))
     ui.out(str(image.directory))
 
 

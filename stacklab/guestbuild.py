@@ -22,7 +22,7 @@ from stacklab.run import run
 
 BUILD_SECONDS = 3600
 FETCH_SECONDS = 4 * 3600
-_GOLDEN = ("debian-12", "lxc")  # what the probe's kernel and busybox are of
+_GOLDEN = base.spec("debian-12", "lxc")  # what the probe's kernel and busybox are of
 
 # Programs with the packages that bring them, and what an element needs beside.
 _PROGRAMS = {
@@ -57,7 +57,7 @@ def inputs(entry: Entry) -> dict[str, Any]:
 def find(entry: Entry) -> tuple[GuestImage, ...]:
     """The images of an entry that are there, by format, without building or asking anybody."""
     if entry.builder == "probe":
-        golden = base.wanted(*_GOLDEN)
+        golden = base.wanted(_GOLDEN)
         probe = guests.find_probe(files.cache_dir(), inputs=golden.key, entry=entry)
         return (probe,) if probe else ()
     stem = _stem(entry, online=False)
@@ -230,7 +230,7 @@ def _build(entry: Entry, stem: str, work: Path, log: Path) -> str:
 
 
 def _probe(entry: Entry) -> GuestImage:
-    golden = base.build(*_GOLDEN)
+    golden = base.build(_GOLDEN)
     log = files.cache_dir() / "logs" / "probe.log"
     return guests.build_probe(golden.rootfs, files.cache_dir(), log, inputs=golden.key, entry=entry)
 

@@ -149,7 +149,7 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
         start = time.monotonic()
         for reason in plan.reasons:
             ui.say(reason)
-        golden = base.build(plan.distribution, plan.provider)
+        golden = base.build(base.of(plan))
         plan.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         packstack.secrets(plan)
         provider = providers.provider(plan, golden)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stacklab import files, releases
+from stacklab import distributions, files, releases
 from stacklab.errors import InvalidInput, Problem
 from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
 
@@ -79,7 +79,7 @@ def resolve(topology: Topology, *, lab: str = "", distribution: str = "auto", pr
     if chosen == "auto":
         chosen = "debian-12"
         reasons.append("distribution: debian-12 (the one that the lxc provider has a golden image for)")
-    row = releases.distribution(chosen)
+    row = distributions.distribution(chosen)
     release = topology.release if topology.release != "auto" else row.release
     problems = []
     if chosen_provider not in row.providers:

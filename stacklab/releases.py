@@ -1,4 +1,4 @@
-"""The table of distributions and OpenStack releases (stacklab/data/releases.yaml)."""
+"""The table of OpenStack releases (stacklab/data/releases.yaml)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,6 @@ import yaml
 from stacklab.errors import InvalidInput, Problem
 
 DATA = Path(__file__).parent / "data"
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """What golden images are made of. `elements` are diskimage-builder's, in order."""
-
-    name: str
-    title: str
-    codename: str
-    release: str
-    providers: tuple[str, ...]
-    elements: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -48,26 +36,6 @@ def _row(table: str, kind: str, name: str) -> dict[str, Any]:
         message = f"{name!r} is not known: take {', '.join(rows)}"
         raise InvalidInput([Problem("", kind, message)])
     return rows[name]
-
-
-def check_provider(row: Distribution, provider: str) -> None:
-    """Raise InvalidInput unless the distribution has images for this provider."""
-    if provider not in row.providers:
-        message = f"{provider!r} has no {row.name} image: take {', '.join(row.providers)}"
-        raise InvalidInput([Problem("", "provider", message)])
-
-
-def distribution(name: str) -> Distribution:
-    """The row of a distribution; InvalidInput for an unknown one."""
-    row = _row("distributions", "distribution", name)
-    return Distribution(
-        name=name,
-        title=row["title"],
-        codename=row["codename"],
-        release=row["release"],
-        providers=tuple(row["providers"]),
-        elements=tuple(row["elements"]),
-    )
 
 
 def release(name: str) -> Release:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def _size(count: float) -> str:
 
 def plan(value: Plan) -> None:
     """The plan and every step with its commands; nothing is started."""
-    golden = base.wanted(value.distribution, value.provider)
+    spec = base.of(value)
+    golden = base.wanted(spec)
     ui.out(f"lab {value.lab}: topology {value.topology.name} ({value.topology.file})")
     ui.out(f"{value.provider}, {value.distribution}, OpenStack {value.release}, Packstack {value.packstack}")
     for reason in value.reasons:
@@ -58,7 +60,8 @@ def plan(value: Plan) -> None:
     begin = stages.start_of(value, providers.provider(value, golden), todo)
     ui.out(f"golden image {golden.name}: {'in the cache' if base.is_built(golden) else 'to be built'}")
     if not base.is_built(golden):
-        ui.out("    " + " ".join(base.dib_argv(value.distribution, value.provider, golden.directory)))
+        for argv in base.commands(spec, golden.directory):
+            ui.out("    " + shlex.join(argv))
     if begin.snapshot is not None:
         ui.out(f"restore the snapshot {begin.snapshot.name}")
     for number, stage in enumerate(todo):
@@ -198,7 +201,7 @@ def examine(value: Plan) -> list[doctor.Check]:
             lab=value.directory,
             cache=files.cache_dir(),
             topology=value.topology,
-            golden=base.is_built(base.wanted(value.distribution, value.provider)),
+            golden=base.is_built(base.wanted(base.of(value))),
         )
     )
 

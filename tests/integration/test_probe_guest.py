@@ -25,7 +25,7 @@ BOOT_SECONDS = 180
 @pytest.fixture(scope="module")
 def rootfs() -> Path:
     """The golden image's; it is built here if it is not in the cache, and the lab tests use it after."""
-    return base.build("debian-12", "lxc").rootfs
+    return base.build(base.spec("debian-12", "lxc")).rootfs
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,39 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import base, contract, files, releases
-from stacklab.errors import CommandFailed, LabError
+from stacklab import base, contract, files, goldendib, releases
+from stacklab.errors import CommandFailed, InvalidInput, LabError
 from stacklab.run import Result, run
 
-DISTRIBUTION, PROVIDER = "debian-12", "lxc"
+SPEC = base.spec("debian-12", "lxc")
 PROJECT = files.PROJECT
 
 
 def key() -> str:
-    return base.wanted(DISTRIBUTION, PROVIDER).key
+    return base.wanted(SPEC).key
+
+
+def test_defaults_are_the_distributions() -> None:
+    assert base.Spec("debian-12", "zed", "dib", "lxc") == SPEC
+    assert base.spec("debian-12", "lxc", extras=["b", "a", "b"]).extras == ("a", "b")
+
+
+def test_what_does_not_go_together_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dataclasses.replace(releases.release("zed"), name="epoxy", distributions=("rocky-9",))
+    monkeypatch.setattr(releases, "release", {"epoxy": other}.__getitem__)
+    with pytest.raises(InvalidInput) as caught:
+        base.spec("debian-12", "vbox", "epoxy", "mkosi")
+    assert [problem.path for problem in caught.value.problems] == ["provider", "builder", "release"]
+    assert "epoxy does not run on debian-12: take rocky-9" in caught.value.message
+
+
+def test_an_unknown_distribution() -> None:
+    with pytest.raises(InvalidInput, match="'slackware' is not known: take debian-12"):
+        base.spec("slackware", "lxc")
+
+
+def test_extras_decide_the_name() -> None:
+    assert base.wanted(dataclasses.replace(SPEC, extras=("devuser",))).key != key()
 
 
 @pytest.fixture
@@ -37,17 +60,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_name_is_the_same_wherever_the_project_lies(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = base.wanted(DISTRIBUTION, PROVIDER)
+    here = base.wanted(SPEC)
     assert here.name == f"debian-12-lxc-{here.key}" and len(here.key) == 12
     assert here.directory == files.cache_dir() / "images" / here.name
     assert here.rootfs == here.directory / "rootfs"
     monkeypatch.setattr(files, "PROJECT", PROJECT)
-    assert base.wanted(DISTRIBUTION, PROVIDER) == here
+    assert base.wanted(SPEC) == here
 
 
 def test_the_name_changes_with_each_element(project: Path) -> None:
     own = {path.name for path in (project / "elements").iterdir()}
-    names = sorted(own & {*releases.distribution(DISTRIBUTION).elements, *base.PROVIDER_ELEMENTS[PROVIDER]})
+    names = sorted(own & set(SPEC.elements))
     assert {"lxc-node", "packstack", "stacklab-golden"} <= set(names)
     keys = [key()]
     for name in names:
@@ -69,7 +92,7 @@ def test_the_name_changes_with_an_executable_bit(project: Path) -> None:
 
 def test_every_element_of_ours_that_others_need_decides_the_name() -> None:
     own = {path.name for path in (PROJECT / "elements").iterdir()}
-    known = set(base.inputs(DISTRIBUTION, PROVIDER)["elements"])
+    known = set(base.inputs(SPEC)["elements"])
     for name in known & own:
         deps = PROJECT / "elements" / name / "element-deps"
         needed = set(deps.read_text().split()) if deps.is_file() else set()
@@ -92,7 +115,7 @@ def change_builder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def change_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_fixed_environment", lambda row: {"DIB_RELEASE": "trixie"})
+    monkeypatch.setattr(goldendib, "fixed_environment", lambda spec: {"DIB_RELEASE": "trixie"})
 
 
 @pytest.mark.parametrize("change", [change_packstack, change_contract, change_builder, change_environment])
@@ -114,7 +137,7 @@ def test_only_metadata_makes_an_image(tmp_path: Path) -> None:
 
 
 def test_the_command() -> None:
-    argv = base.dib_argv(DISTRIBUTION, PROVIDER, Path("/w/image"))
+    (argv,) = base.commands(SPEC, Path("/w/image"))
     assert argv == [
         *("unshare", "--mount", "--propagation", "private"),
         str(Path(sys.executable).parent / "disk-image-create"),
@@ -131,14 +154,14 @@ class Dib:
         self.place = place
         self.then = ""
 
-    def argv(self, distribution: str, provider: str, out: Path) -> list[str]:
+    def commands(self, spec: base.Spec, out: Path) -> list[list[str]]:
         script = self.place / "disk-image-create"
         script.write_text(
             f'echo "$DIB_RELEASE $STACKLAB_PACKSTACK_WHEEL" >>{self.place}/calls\n'
             "echo 'dib-run-parts Running /tmp/x/hooks/install.d/65-packstack'\n"
             f'touch "$TMP_DIR/scratch"\n{self.then}\ntar -cf "$1.tar" -C {self.place}/rootfs .\n'
         )
-        return ["sh", "-e", str(script), str(out)]
+        return [["sh", "-e", str(script), str(out)]]
 
     def apt_get(self, body: str) -> None:
         """What the build host's apt-get says of its mirrors."""
@@ -159,7 +182,7 @@ def dib(
     place = tmp_path / "dib"
     make_rootfs(place / "rootfs")
     fake = Dib(place)
-    monkeypatch.setattr(base, "dib_argv", fake.argv)
+    monkeypatch.setattr(goldendib, "commands", fake.commands)
     (place / "bin").mkdir()
     fake.apt_get("exit 1")
     monkeypatch.setenv("PATH", f"{place}/bin", prepend=":")
@@ -177,25 +200,25 @@ def images() -> set[str]:
 
 
 def test_a_build(dib: Dib) -> None:
-    image = base.build(DISTRIBUTION, PROVIDER)
-    assert image == base.wanted(DISTRIBUTION, PROVIDER)
+    image = base.build(SPEC)
+    assert image == base.wanted(SPEC)
     assert images() == {image.name}
     parts = {path.name for path in image.directory.iterdir()}
     assert {"rootfs", "metadata.json", "packages.txt", "build.log"} <= parts
     assert not {"image.tar", "tmp"} & parts
-    assert contract.check(image.rootfs, PROVIDER) == []
+    assert contract.check(image.rootfs, SPEC.provider) == []
     assert (image.directory / "packages.txt").read_text() == "acl 2.3.1-3 amd64\n"
     assert "dib-run-parts Running" in (image.directory / "build.log").read_text()
     about = files.read_json(image.directory / "metadata.json")
-    assert about["inputs"] == base.inputs(DISTRIBUTION, PROVIDER)
+    assert about["inputs"] == base.inputs(SPEC)
     assert dib.calls == [f"bookworm {files.cache_dir()}/wheels/packstack-21.0.1-py3-none-any.whl"]
 
 
 def test_an_image_that_is_there_is_not_built_again(dib: Dib, capsys: pytest.CaptureFixture[str]) -> None:
-    first = base.build(DISTRIBUTION, PROVIDER)
+    first = base.build(SPEC)
     made = first.directory.stat().st_mtime_ns
     capsys.readouterr()
-    assert base.build(DISTRIBUTION, PROVIDER) == first
+    assert base.build(SPEC) == first
     assert len(dib.calls) == 1
     assert capsys.readouterr().err == ""
     assert first.directory.stat().st_mtime_ns == made
@@ -203,7 +226,7 @@ def test_an_image_that_is_there_is_not_built_again(dib: Dib, capsys: pytest.Capt
 
 def test_the_sha256_is_that_of_the_image(dib: Dib, tmp_path: Path) -> None:
     dib.then = f"trap 'cp \"$1.tar\" {tmp_path}/kept.tar' EXIT"
-    image = base.build(DISTRIBUTION, PROVIDER)
+    image = base.build(SPEC)
     expected = hashlib.sha256((tmp_path / "kept.tar").read_bytes()).hexdigest()
     assert files.read_json(image.directory / "metadata.json")["sha256"] == expected
 
@@ -225,11 +248,11 @@ def kept_log() -> str:
 def test_a_failed_build_leaves_its_log_alone(then: str, message: str, dib: Dib) -> None:
     dib.then = then
     with pytest.raises(CommandFailed, match=message):
-        base.build(DISTRIBUTION, PROVIDER)
+        base.build(SPEC)
     assert images() == set()
     assert "dib-run-parts Running" in kept_log()
     dib.then = ""
-    assert base.is_built(base.build(DISTRIBUTION, PROVIDER))
+    assert base.is_built(base.build(SPEC))
 
 
 def test_an_image_that_breaks_the_contract_gets_no_name(dib: Dib) -> None:
@@ -237,7 +260,7 @@ def test_an_image_that_breaks_the_contract_gets_no_name(dib: Dib) -> None:
     (broken / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     (broken / "etc/fstab").write_text("/dev/vda1 / ext4\n")
     with pytest.raises(LabError) as caught:
-        base.build(DISTRIBUTION, PROVIDER)
+        base.build(SPEC)
     first, *problems = caught.value.message.splitlines()
     assert first == "the built image breaks the contract:"
     assert [problem.split()[0] for problem in problems] == ["/etc/machine-id", "/etc/fstab"]
@@ -247,7 +270,7 @@ def test_an_image_that_breaks_the_contract_gets_no_name(dib: Dib) -> None:
 
 
 def test_an_image_appears_when_it_is_whole(dib: Dib, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = base.wanted(DISTRIBUTION, PROVIDER)
+    image = base.wanted(SPEC)
     seen: list[bool] = []
     real = contract.check
 
@@ -256,18 +279,18 @@ def test_an_image_appears_when_it_is_whole(dib: Dib, monkeypatch: pytest.MonkeyP
         return real(rootfs, provider)
 
     monkeypatch.setattr(contract, "check", check)
-    base.build(DISTRIBUTION, PROVIDER)
+    base.build(SPEC)
     assert seen == [False]
     assert image.directory.is_dir()
 
 
 def test_what_a_kill_left_is_not_built_upon(dib: Dib) -> None:
-    image = base.wanted(DISTRIBUTION, PROVIDER)
+    image = base.wanted(SPEC)
     left = image.directory.with_name(f".building-{image.name}")
     files.write(left / "rootfs" / "rubbish", "")
     files.write(left / "metadata.json", "{}")
     assert base.built() == []
-    assert base.build(DISTRIBUTION, PROVIDER) == image
+    assert base.build(SPEC) == image
     assert not (image.rootfs / "rubbish").exists()
     assert images() == {image.name}
 
@@ -275,20 +298,20 @@ def test_what_a_kill_left_is_not_built_upon(dib: Dib) -> None:
 def test_two_builds_at_once_are_one(dib: Dib) -> None:
     dib.then = "sleep 0.3"
     with ThreadPoolExecutor(2) as pool:
-        first, second = (pool.submit(base.build, DISTRIBUTION, PROVIDER) for _ in range(2))
+        first, second = (pool.submit(base.build, SPEC) for _ in range(2))
     assert first.result() == second.result()
     assert len(dib.calls) == 1
 
 
 def test_built_lists_whole_images_by_name(dib: Dib) -> None:
-    image = base.build(DISTRIBUTION, PROVIDER)
+    image = base.build(SPEC)
     (files.cache_dir() / "images" / "debian-12-lxc-half").mkdir()
     assert base.built() == [image]
 
 
 def test_modes_and_links_survive(dib: Dib) -> None:
     files.write(dib.place / "rootfs" / "usr/bin/sudo", "", mode=0o4755)
-    image = base.build(DISTRIBUTION, PROVIDER)
+    image = base.build(SPEC)
     assert (image.rootfs / "usr/bin/sudo").stat().st_mode & 0o7777 == 0o4755
     assert (image.rootfs / "etc/systemd/system/systemd-udev-trigger.service").readlink() == Path("/dev/null")
 
@@ -303,13 +326,13 @@ def test_a_wheel_with_another_hash_is_fetched_anew(dib: Dib, monkeypatch: pytest
         wheel.write_text("a wheel")
         return Result(0, "")
 
-    monkeypatch.setattr(base, "run", download)
+    monkeypatch.setattr(goldendib, "run", download)
     (files.cache_dir() / "work").mkdir()
-    row = releases.distribution(DISTRIBUTION)
+    release = releases.release(SPEC.release)
     log = files.cache_dir() / "work" / "build.log"
-    assert base._wheel(row, log) == wheel
+    assert goldendib._wheel(release, log) == wheel
     assert asked == [f"packstack==21.0.1 --hash=sha256:{hashlib.sha256(b'a wheel').hexdigest()}\n"]
-    assert base._wheel(row, log) == wheel
+    assert goldendib._wheel(release, log) == wheel
     assert len(asked) == 1  # from now on from the cache
 
 
@@ -329,13 +352,13 @@ def test_mirrors_are_those_of_the_build_host(said: str, expected: str, dib: Dib,
     dib.apt_get(said)
     mirrors = '"${DIB_DISTRIBUTION_MIRROR-none} ${DIB_DEBIAN_SECURITY_MIRROR-none}"'
     dib.then = f"echo {mirrors} >{tmp_path}/mirrors"
-    base.build(DISTRIBUTION, PROVIDER)
+    base.build(SPEC)
     wanted = {"a.example": "http://a.example/debian/ http://a.example/s/", "none": "none none"}
     assert (tmp_path / "mirrors").read_text().strip() == wanted[expected]
 
 
 def test_the_fake_makes_what_dib_makes(dib: Dib, tmp_path: Path) -> None:
     """A tar of a root filesystem, names relative: else these tests would prove nothing."""
-    run(dib.argv("", "", tmp_path / "image"), env={"TMP_DIR": str(tmp_path)})
+    run(dib.commands(SPEC, tmp_path / "image")[0], env={"TMP_DIR": str(tmp_path)})
     with tarfile.open(tmp_path / "image.tar") as archive:
         assert "./etc/shadow" in archive.getnames()

@@ -1,0 +1,64 @@
+"""The table of distributions that golden images are built of (stacklab/data/distributions.yaml)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stacklab.errors import InvalidInput, Problem
+
+DATA = Path(__file__).parent / "data" / "distributions.yaml"
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What golden images are made of.
+
+    `family` is debian or el, `version` what diskimage-builder calls DIB_RELEASE, `release` the
+    default OpenStack release, `network` the service that configures a node's interfaces. The
+    first of `builders` is the default. `elements` are diskimage-builder's, in order;
+    `providers` has those that each provider adds.
+    """
+
+    name: str
+    title: str
+    family: str
+    version: str
+    release: str
+    network: str
+    builders: tuple[str, ...]
+    elements: tuple[str, ...]
+    environment: Mapping[str, str]
+    providers: Mapping[str, tuple[str, ...]]
+
+
+@cache
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = yaml.safe_load(DATA.read_text(encoding="utf-8"))
+    return table
+
+
+def names() -> tuple[str, ...]:
+    """All distributions, in the table's order."""
+    return tuple(_table())
+
+
+def distribution(name: str) -> Distribution:
+    """The row of a distribution; InvalidInput for an unknown one."""
+    if name not in _table():
+        message = f"{name!r} is not known: take {', '.join(names())}"
+        raise InvalidInput([Problem("", "distribution", message)])
+    row = _table()[name]
+    return Distribution(
+        name=name,
+        **{key: row[key] for key in ("title", "family", "version", "release", "network")},
+        builders=tuple(row["builders"]),
+        elements=tuple(row["elements"]),
+        environment=row.get("environment", {}),
+        providers={key: tuple(elements) for key, elements in row["providers"].items()},
+    )
