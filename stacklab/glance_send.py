@@ -185,9 +185,11 @@ def _import(glance: Glance, image_id: str, name: str, method: dict[str, str]) ->
         expect(response, f"import {name} by {method['name']}", 202)
     unheard, pause = time.monotonic() + UNHEARD, FIRST_PAUSE / 2
     while (row := glance.get(image_id)) is not None:
-        if row["status"] == "active":
-            return
         state, why = _task(glance, image_id)
+        # An import writes the whole image once more after it is active, which undoes what others
+        # changed meanwhile (its name, its visibility): it is over when its task is.
+        if row["status"] == "active" and state in ("", "success") and not row.get("os_glance_import_task"):
+            return
         failed = state == "failure" or row.get("os_glance_failed_import") or row["status"] == "killed"
         silent = not state and row["status"] == "queued" and time.monotonic() > unheard
         if failed or silent:

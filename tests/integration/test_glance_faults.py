@@ -130,7 +130,8 @@ def case(
 def test_cut(case: Case, share: float, method: str) -> None:
     case.proxy.faults.append(Fault("cut", at=share))
     new = case.succeeds(method=method)
-    # Sent again, whole, to the same id; staging may have to be cleared first, and answers 409 until then.
+    # Sent again, whole, to the same id. Glance calls an image queued before it has cleared its staging
+    # area, and answers 409 until then.
     path = f"/v2/images/{new}/{'stage' if method else 'file'}"
     assert set(case.proxy.puts()) == {path}
     assert len(case.proxy.puts()) == 2 or (method and len(case.proxy.puts()) > 2)
@@ -145,6 +146,21 @@ def test_cut_before_the_answer(case: Case, kind: Any, method: str) -> None:
     # Where only the answer was lost, Glance has everything and nothing is sent twice. A cut may
     # reach a busy Glance before it has read the last bytes: then it gets them again.
     assert len(case.proxy.puts()) in ((1,) if kind == "lost" else (1, 2))
+
+
+def test_an_import_is_over_when_its_task_is(case: Case) -> None:
+    """Glance saves an active image once more before the task ends: what is changed before is lost."""
+    text = '{"tasks": [{"status": "processing", "created_at": "2026-01-01T00:00:00Z"}]}'
+    kind = "Content-Type: application/json\r\n"
+    case.proxy.faults.append(
+        Fault("answer", times=12, match="^GET .*/tasks ", code=200, headers=kind, text=text)
+    )
+    case.succeeds(method="glance-direct")
+    sent = [request.line.split()[0:2] for request in case.proxy.requests]
+    tasks = [number for number, (_, path) in enumerate(sent) if path.endswith("/tasks")]
+    commit = [number for number, (verb, _) in enumerate(sent) if verb == "PATCH"][2]  # after two for the right to publish
+    assert len(tasks) >= 13
+    assert tasks[12] < commit
 
 
 def test_cut_again_and_again(case: Case) -> None:
