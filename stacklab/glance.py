@@ -1,7 +1,7 @@
 """Uploads to Glance that end with the right image or with none.
 
 A failed upload never replaces a good image: the new one is private and named for what it is
-until Glance's own hash of what it received equals the sha512 that was known before.
+until Glance's own hash of what it received equals the sha512 of the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Literal, NoReturn
 from keystoneauth1 import exceptions as denied
 from keystoneauth1.adapter import Adapter
 
-from stacklab import files, glance_send, ui
+from stacklab import files, glance_send, ui, upload_hash
 from stacklab.errors import Busy, LabError
 from stacklab.glance_api import TAG, UNFINISHED, Glance, container, expect, explained, unfinished
 from stacklab.glance_keep import Listed, Pruned, Side, family, list_images, listed, prune, rotate
@@ -113,6 +113,7 @@ class Upload:
         self.notes: list[str] = []
         self._left_over: set[str] = set()
         self._handover = Handover()
+        self._sha512 = upload_hash.Later(image.path, image.sha512)
 
     def run(self, visibility: str, keep: int) -> Uploaded:
         """See `upload`."""
@@ -168,12 +169,18 @@ class Upload:
         rows = [
             row
             for row in rows
-            if (row["status"], row.get("os_hash_value")) == ("active", self.image.sha512)
-            and row["disk_format"] == self.image.disk_format
+            if row["disk_format"] == self.image.disk_format
             and (names.fullmatch(row["name"] or "") or row["id"] in self._left_over)
+            and self._is_whole(row)
         ]
         # Of several the visible one, then the oldest: two runs at once have to choose the same.
         return min(rows, key=lambda row: (row["os_hidden"], row["created_at"], row["id"]), default=None)
+
+    def _is_whole(self, row: Mapping[str, Any]) -> bool:
+        """Whether Glance has the very content; where the size differs, no hash is needed to tell."""
+        return (row["status"], row["size"]) == ("active", self.image.size) and (
+            row.get("os_hash_value") == self._sha512.value(self.glance.left)
+        )
 
     def _sweep(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Delete our unfinished images that nobody works on any more.
@@ -183,8 +190,7 @@ class Upload:
         for row in rows:
             if not unfinished(row) or not self._abandoned(row):
                 continue
-            whole = (row["status"], row.get("os_hash_value")) == ("active", self.image.sha512)
-            if whole and row["name"] == self.image.name + UNFINISHED:
+            if row["name"] == self.image.name + UNFINISHED and self._is_whole(row):
                 self._left_over.add(row["id"])
             elif self.glance.delete(row["id"]) in (204, 404):
                 _lock_path(row["id"]).unlink(missing_ok=True)
@@ -226,6 +232,7 @@ class Upload:
             raise changed(self.image.path)
         self._handover.begin(image_id)
         self._may_be(self._create(image_id, wanted), wanted["visibility"])
+        self._sha512.start()  # of a file that is on its way already, the other core can take it
         source = Source(handle, self.image.name, self.image.size, self.progress, self.block)
         if self.method == "web-download":
             glance_send.web_download(self.glance, image_id, self.image.name, self.uri)
@@ -271,8 +278,9 @@ class Upload:
         algorithm, theirs = row.get("os_hash_algo"), row.get("os_hash_value")
         if not algorithm:
             algorithm, theirs = "md5", row.get("checksum")
-        expected = self.image.sha512
-        if algorithm != "sha512":
+        if algorithm == "sha512":
+            expected = self._sha512.value(self.glance.left)
+        else:
             handle.seek(0)
             expected = hashlib.file_digest(handle, _hasher(algorithm)).hexdigest()
         if (row["status"], row["size"], theirs) != ("active", self.image.size, expected):

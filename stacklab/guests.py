@@ -27,7 +27,10 @@ BUILD_SECONDS = 300
 
 @dataclass(frozen=True)
 class GuestImage:
-    """An image ready for upload. `size` in bytes, `min_disk` in GB, `min_ram` in MiB, `sha512` in hex."""
+    """An image ready for upload. `size` in bytes, `min_disk` in GB, `min_ram` in MiB.
+
+    `sha512` in hex; empty where nobody has taken it yet, which an upload then does.
+    """
 
     name: str
     path: Path

@@ -76,10 +76,10 @@ def foreign(
     """An image file that stacklab did not build. `min_disk` in GB, `min_ram` in MiB.
 
     The name is the file's without its ending. The format is what the file is, for those that tell;
-    else its ending's. The sha512 is taken once. Raises LabError for a file that is not there, and for
-    a format that is unknown or not the file's.
+    else its ending's. Where its sha512 was never taken, the upload does that while it sends. Raises
+    LabError for a file that is not there, and for a format that is unknown or not the file's.
     """
-    sha512 = upload_hash.sha512_of(path)
+    sha512 = upload_hash.remembered(path)
     found, ending = _magic(path), path.suffix.lstrip(".").lower()
     given = disk_format or found or _ENDINGS.get(ending, ending)
     if given not in FORMATS:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,56 @@ def sha512_of(path: Path) -> str:
 
     Raises LabError where there is no such file, and for one that changes while it is read.
     """
+    return _opened(path, _sha512)
+
+
+def remembered(path: Path) -> str:
+    """The sha512 that was taken of the file as it is; '' where it was not. LabError as `sha512_of`."""
+    return _opened(path, _remembered)
+
+
+def _opened(path: Path, look: Callable[[Path, BufferedReader], str]) -> str:
     try:
         with path.open("rb") as handle:
-            return _sha512(path.resolve(), handle)
+            return look(path.resolve(), handle)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         reason = {"FileNotFoundError": "is not there", "IsADirectoryError": "is a directory"}
         told = reason.get(type(error).__name__, "cannot be read by this user")
         raise LabError(f"{path} {told}", hint="give an image file") from error
+
+
+class Later:
+    """The sha512 of a file, taken while other work goes on, and only if it is not known.
+
+    A program that is interrupted does not wait for it.
+    """
+
+    def __init__(self, path: Path, known: str = "") -> None:
+        self._path, self._value = path, known
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, in a thread."""
+        if not self._value and self._thread is None:
+            self._thread = threading.Thread(target=self._take, daemon=True)
+            self._thread.start()
+
+    def value(self, left: Callable[[], object]) -> str:
+        """The sha512, once it is there. `left` is called meanwhile, and may raise to give up."""
+        self.start()
+        while self._thread is not None and self._thread.is_alive():
+            left()
+            self._thread.join(0.5)
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def _take(self) -> None:
+        try:
+            self._value = sha512_of(self._path)
+        except BaseException as error:  # for the thread that wants the value
+            self._error = error
 
 
 def forget(path: Path) -> None:
@@ -36,14 +81,19 @@ def forget(path: Path) -> None:
     _place(path.resolve()).unlink(missing_ok=True)
 
 
-def _sha512(path: Path, handle: BufferedReader) -> str:
-    state = _state(handle)
+def _remembered(path: Path, handle: BufferedReader) -> str:
     try:
         kept = files.read_json(_place(path))
     except (ValueError, OSError):
-        kept = None
-    if isinstance(kept, dict) and {**kept, "sha512": ""} == {**state, "path": str(path), "sha512": ""}:
-        return str(kept["sha512"])
+        return ""
+    state = {**_state(handle), "path": str(path), "sha512": ""}
+    return str(kept["sha512"]) if isinstance(kept, dict) and {**kept, "sha512": ""} == state else ""
+
+
+def _sha512(path: Path, handle: BufferedReader) -> str:
+    if kept := _remembered(path, handle):
+        return kept
+    state = _state(handle)
     if state["size"] >= _LARGE:
         ui.say(f"taking the sha512 of {path.name}, once")
     found = hashlib.file_digest(handle, "sha512").hexdigest()

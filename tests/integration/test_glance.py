@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from keystoneauth1.adapter import Adapter
 
-from stacklab import files, glance, upload
+from stacklab import files, glance, upload, upload_hash
 from stacklab.errors import LabError
 from stacklab.guests import GuestImage
 from stacklab.upload import Job
@@ -210,8 +210,26 @@ def test_formats(adapter: Adapter, tmp_path: Path, disk_format: str) -> None:
     assert (row["disk_format"], row["container_format"], row["os_hash_value"]) == (
         disk_format,
         "bare",
-        image.sha512,
+        hashlib.sha512(path.read_bytes()).hexdigest(),
     )
+
+
+def test_a_file_of_unknown_sha512(services: Services, adapter: Adapter, proxy: Proxy, tmp_path: Path) -> None:
+    """Its sha512 is taken while it is sent, and decides all the same."""
+    path = guest(tmp_path / "a").path
+    through = services.adapter(port=proxy.port)
+    proxy.faults.append(Fault("flip"))
+    with pytest.raises(LabError, match="it should be active"):
+        send(through, upload.foreign(path, disk_format="raw"))
+    assert everything(adapter) == []
+    upload_hash.forget(path)
+    done = send(through, upload.foreign(path, disk_format="raw"))
+    upload_hash.forget(path)
+    sent = proxy.sent
+    image = upload.foreign(path, disk_format="raw")
+    assert image.sha512 == ""
+    assert send(through, image) == glance.Uploaded(done.id, "unchanged")
+    assert proxy.sent == sent
 
 
 def made(directory: Path, disk_format: str) -> Path:

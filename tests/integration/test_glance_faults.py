@@ -158,7 +158,9 @@ def test_an_import_is_over_when_its_task_is(case: Case) -> None:
     case.succeeds(method="glance-direct")
     sent = [request.line.split()[0:2] for request in case.proxy.requests]
     tasks = [number for number, (_, path) in enumerate(sent) if path.endswith("/tasks")]
-    commit = [number for number, (verb, _) in enumerate(sent) if verb == "PATCH"][2]  # after two for the right to publish
+    commit = [number for number, (verb, _) in enumerate(sent) if verb == "PATCH"][
+        2
+    ]  # after two for the right to publish
     assert len(tasks) >= 13
     assert tasks[12] < commit
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -86,6 +87,29 @@ def test_forgotten_and_young(tmp_path: Path, hashed: list[str], monkeypatch: pyt
     upload_hash.sha512_of(path)
     upload_hash.sha512_of(path)
     assert len(hashed) == 4
+
+
+def test_sha512_later(tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    assert upload_hash.Later(path, "known").value(lambda: None) == "known"
+    assert hashed == []
+    later = upload_hash.Later(path)
+    later.start()
+    assert {later.value(lambda: None) for _ in range(3)} == {hashlib.sha512(b"one").hexdigest()}
+    assert len(hashed) == 1
+    with pytest.raises(LabError, match="is not there"):
+        upload_hash.Later(tmp_path / "b").value(lambda: None)
+    # Who has no time left does not wait for it.
+    release = threading.Event()
+    monkeypatch.setattr(upload_hash, "sha512_of", lambda _path: str(release.wait(30)))
+
+    def left() -> None:
+        raise LabError("the deadline is over")
+
+    with pytest.raises(LabError, match="deadline"):
+        upload_hash.Later(path).value(left)
+    release.set()
 
 
 def test_no_such_file(tmp_path: Path) -> None:
