@@ -1,0 +1,1 @@
+"""The tasks by subject: typed wrappers with names, flags and help. All that they do is elsewhere."""

@@ -1,0 +1,63 @@
+"""What all tasks share: errors at the edge, help texts, the lab that is meant."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from invoke import Context, Exit
+
+Task = TypeVar("Task", bound=Callable[..., None])
+
+
+def edge(function: Task) -> Task:
+    """Turn errors that a user can act on into a message and an exit code; all others are bugs."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        from stacklab import redact
+        from stacklab.errors import LabError
+
+        try:
+            function(*args, **kwargs)
+        except LabError as error:
+            text = redact.text(error.message + (f"\nhint: {error.hint}" if error.hint else ""))
+            raise Exit(text, code=error.exit_code) from None
+        except BrokenPipeError:
+            # Whoever read the output, such as `head`, has enough of it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except KeyboardInterrupt:
+            text = "\ninterrupted; what was whole is kept, and the same command goes on from there"
+            raise Exit(text, code=130) from None
+
+    return wrapped  # type: ignore[return-value]
+
+
+LAB = {"lab": "the lab's name; not needed where there is only one"}
+TOPOLOGY = {
+    "topology": "a topology's name or file",
+    "distribution": "what the nodes run; auto: the topology's choice",
+    "provider": "what a node is; auto: what works here",
+}
+
+
+def plan_of(c: Context, topology: str, lab: str, distribution: str, provider: str) -> Any:
+    from stacklab import lab as labs
+
+    return labs.plan_for(
+        topology or c.topology, lab or c.lab, distribution or c.distribution, provider or c.provider
+    )
+
+
+def open_lab(c: Context, lab: str) -> Any:
+    from stacklab import lab as labs
+
+    return labs.open_plan(lab or c.lab)
+
+
+def words() -> list[str]:
+    """What follows `--`, word by word."""
+    return sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []

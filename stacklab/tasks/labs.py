@@ -1,0 +1,136 @@
+"""Tasks on a lab as a whole."""
+
+from __future__ import annotations
+
+import os
+
+from invoke import Context, Exit, task
+
+from stacklab.tasks.common import LAB, TOPOLOGY, edge, open_lab, plan_of, words
+
+
+@task(
+    help={
+        **TOPOLOGY,
+        "lab": "the lab's name; the topology's by default",
+        "dry-run": "only show what would be done",
+    }
+)
+@edge
+def up(
+    c: Context,
+    topology: str = "",
+    lab: str = "",
+    distribution: str = "",
+    provider: str = "",
+    dry_run: bool = False,
+) -> None:
+    """Bring a lab up and verify it, or go on with it.
+
+    Golden image, nodes, OpenStack, networks, guest image, two test instances that answer.
+    """
+    from stacklab import lab as labs
+    from stacklab import show
+
+    plan = plan_of(c, topology, lab, distribution, provider)
+    if dry_run:
+        show.plan(plan)
+        return
+    show.require(plan)
+    labs.up(plan, on_verified=show.table)
+
+
+@task(help={**LAB, "to": "a stage's or a snapshot's name; the last stage by default"})
+@edge
+def reset(c: Context, to: str = "", lab: str = "") -> None:
+    """Bring the lab back to what it was after a stage."""
+    from stacklab import lab as labs
+
+    labs.reset(open_lab(c, lab), to)
+
+
+@task(help=LAB)
+@edge
+def down(c: Context, lab: str = "") -> None:
+    """Remove a lab and all that `up` made for it.
+
+    Golden images stay in the cache.
+    """
+    from stacklab import lab as labs
+
+    names = [lab or c.lab] if lab or c.lab else labs.directories()
+    if len(names) > 1:
+        raise Exit(f"which lab? there are {', '.join(names)}: say --lab", code=2)
+    labs.down(*(names or [c.topology]))
+
+
+@task(help={**LAB, "json": "as JSON on standard output"})
+@edge
+def status(c: Context, lab: str = "", json: bool = False) -> None:
+    """Show nodes, stage, health, addresses, snapshots."""
+    from stacklab import show
+
+    show.status(open_lab(c, lab), as_json=json)
+
+
+@task(positional=["node"], help={**LAB, "node": "the node's name", "command": "run this instead of a shell"})
+@edge
+def ssh(c: Context, node: str, command: str = "", lab: str = "") -> None:
+    """Open a shell on a node, or run one command there."""
+    from stacklab import lab as labs
+    from stacklab import remote
+
+    plan = open_lab(c, lab)
+    argv = remote.ssh_argv(plan, labs.node_named(plan, node), *([command] if command else []))
+    os.execvp(argv[0], argv)
+
+
+@task(name="ssh-config", help=LAB)
+@edge
+def ssh_config(c: Context, lab: str = "") -> None:
+    """Print an ssh configuration for the nodes.
+
+    As in `invoke ssh-config >> ~/.ssh/config`.
+    """
+    from stacklab import seed, ui
+
+    ui.out(seed.ssh_config(open_lab(c, lab)))
+
+
+@task(help=LAB)
+@edge
+def openstack(c: Context, lab: str = "") -> None:
+    """Run the OpenStack client in the lab, as admin.
+
+    Its words stand after two dashes: `invoke openstack -- server list`.
+    """
+    from stacklab import lab as labs
+
+    argv = labs.openstack_argv(open_lab(c, lab), words())
+    os.execvp(argv[0], argv)
+
+
+@task(help=LAB)
+@edge
+def verify(c: Context, lab: str = "") -> None:
+    """Boot two test instances and talk to them.
+
+    One on the provider network, one behind a floating IP; both are removed again.
+    """
+    from stacklab import show
+
+    show.verified(open_lab(c, lab))
+
+
+@task(help={**TOPOLOGY, "json": "as JSON on standard output"})
+@edge
+def doctor(
+    c: Context, topology: str = "", distribution: str = "", provider: str = "", json: bool = False
+) -> None:
+    """Look whether this machine can run a lab.
+
+    Where it cannot, say what to type.
+    """
+    from stacklab import show
+
+    show.checks(plan_of(c, topology, "", distribution, provider), as_json=json)

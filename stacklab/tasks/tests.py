@@ -1,0 +1,24 @@
+"""The task that tests stacklab itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from invoke import Context, task
+
+from stacklab.tasks.common import edge, words
+
+
+@task(help={"fast": "linters and unit tests only", "matrix": "what is wider than CI too; hours"})
+@edge
+def test(c: Context, fast: bool = False, matrix: bool = False) -> None:
+    """Run the tests: linters, units, tools, a whole lab.
+
+    Words after two dashes go to pytest instead of the directories of tests.
+    """
+    choice = "not integration and not lab and not matrix" if fast else "" if matrix else "not matrix"
+    # the fast ones first
+    tiers = [f"tests/{name}" for name in ("unit", "integration", "lab")]
+    argv = [sys.executable, "-m", "pytest", *(["-m", choice] if choice else []), *(words() or tiers)]
+    os.execv(argv[0], argv)

@@ -1,0 +1,43 @@
+"""Tasks on topologies."""
+
+from __future__ import annotations
+
+import json
+
+from invoke import Context, task
+
+from stacklab.tasks.common import TOPOLOGY, edge
+
+
+@task(name="list")
+@edge
+def list_(c: Context) -> None:
+    """List the topologies."""
+    from stacklab import lab as labs
+    from stacklab import show, topology
+
+    show.topologies(topology.available(labs.TOPOLOGIES))
+
+
+@task(positional=["topology"], help={"topology": TOPOLOGY["topology"]})
+@edge
+def show(c: Context, topology: str) -> None:
+    """Print a topology with every default filled in."""
+    import dataclasses
+
+    from stacklab import lab as labs
+    from stacklab import topology as topologies
+    from stacklab import ui
+
+    ui.out(json.dumps(dataclasses.asdict(topologies.load(topology, labs.TOPOLOGIES)), indent=2))
+
+
+@task(positional=["topology"], help={"topology": TOPOLOGY["topology"]})
+@edge
+def validate(c: Context, topology: str) -> None:
+    """Name everything that is wrong with a topology."""
+    from stacklab import lab as labs
+    from stacklab import ui
+
+    plan = labs.plan_for(topology)
+    ui.out(f"{plan.topology.file}: {len(plan.topology.nodes)} nodes, all right")
