@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import os
 import re
 import time
 from collections.abc import Callable
@@ -12,8 +14,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from stacklab import files
-from stacklab.errors import LabError
+from stacklab import files, redact
+from stacklab.errors import InvalidInput, LabError, Problem
 
 Progress = Callable[[int, int], None]
 
@@ -66,13 +68,10 @@ def published(checksums: str, url: str) -> str:
     """
     name = PurePosixPath(urlsplit(url).path).name
     try:
-        with requests.get(checksums, timeout=_STALLED, stream=True) as answer:
-            answer.raise_for_status()
-            text = next(answer.iter_content(_LIST_BYTES), b"").decode("utf-8", "replace")
-    except requests.RequestException as error:
+        text = content(checksums).decode("utf-8", "replace")
+    except LabError as error:
         raise LabError(
-            f"{checksums}: the published checksums cannot be had: {_cause(error)}",
-            hint="pin the image with `digest` instead, or try again later",
+            error.message, hint="pin the image with `digest` instead, or try again later"
         ) from error
     found = parse(text).get(name)
     if found is None:
@@ -81,6 +80,36 @@ def published(checksums: str, url: str) -> str:
             hint="is it the list of that directory? `digest` pins the image instead",
         )
     return found
+
+
+def content(url: str) -> bytes:
+    """What is at `url`, at most 4 MiB of it: a list of checksums, a signature, a key.
+
+    Raises LabError when it cannot be had.
+    """
+    try:
+        with requests.get(url, timeout=_STALLED, stream=True) as answer:
+            answer.raise_for_status()
+            return b"".join(itertools.islice(answer.iter_content(_BLOCK), _LIST_BYTES // _BLOCK))
+    except requests.RequestException as error:
+        raise LabError(f"{url} cannot be had: {_cause(error)}", hint="is the network there?") from error
+
+
+def use_proxy(url: str) -> None:
+    """Have all downloads, and all programs that are started from now on, go through the proxy at `url`.
+
+    What is asked of this machine itself never does. Raises InvalidInput for what is no proxy's URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        message = f"{url!r} is not a proxy: write it such as http://proxy.example:3128"
+        raise InvalidInput([Problem("", "proxy", message)])
+    redact.add([parts.password or ""])
+    for name in ("http_proxy", "https_proxy"):
+        os.environ[name] = os.environ[name.upper()] = url
+    local = ["localhost", "127.0.0.1", "::1"]
+    kept = [name for name in os.environ.get("no_proxy", "").split(",") if name and name not in local]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*kept, *local])
 
 
 def parse(text: str) -> dict[str, str]:

@@ -192,7 +192,7 @@ def _origin(entry: Entry, stem: str, work: Path, log: Path) -> tuple[str, Path, 
         return "raw", work / "image.raw", source
     path = variants.path_of(entry, stem, entry.format)
     digest = entry.digest or _published(entry, online=False)
-    download.fetch(entry.url, path, digest, _progress)
+    download.fetch(entry.url, path, digest, ui.amount)
     try:
         variants.inspect(path, entry.format, log)
     except LabError:
@@ -278,7 +278,3 @@ def _boot(entry: Entry, stem: str) -> None:
             raise LabError(f"{path.name} boots, but:\n{text}", hint=f"its console: {log}")
     report["seconds"] = str(round(time.time() - started))
     files.write_json(variants.description_of(path), {**known, "boot": report})
-
-
-def _progress(done: int, total: int) -> None:
-    ui.detail(f"{done >> 20} of {total >> 20} MiB" if total else f"{done >> 20} MiB")

@@ -64,6 +64,11 @@ def detail(text: str) -> None:
         _status.update(redact.text(text))
 
 
+def amount(done: int, total: int) -> None:
+    """`detail` for a download: bytes so far of bytes in all, 0 when nobody knows."""
+    detail(f"{done >> 20} of {total >> 20} MiB" if total else f"{done >> 20} MiB")
+
+
 @contextmanager
 def step(title: str) -> Iterator[None]:
     """A timed, nestable step: its title now, its duration at the end."""
