@@ -178,7 +178,7 @@ def _listed(wanted: Input, source: _Source, keyring: Path | None) -> str:
     if wanted.fingerprint:
         signature = b"" if wanted.signature == "inside" else source.content(wanted.signature)
         key = _key(wanted, source, keyring)
-        if signature is None or not key:
+        if signature is None or key is None:
             return ""
         text = signatures.signed_text(listing, key, wanted.fingerprint, signature)
     digest = download.parse(text).get(wanted.name)
@@ -187,8 +187,8 @@ def _listed(wanted: Input, source: _Source, keyring: Path | None) -> str:
     return digest
 
 
-def _key(wanted: Input, source: _Source, keyring: Path | None) -> bytes:
-    """The publisher's key, or what claims to be it; b'' where it cannot be had."""
+def _key(wanted: Input, source: _Source, keyring: Path | None) -> bytes | None:
+    """The publisher's key, or what claims to be it; None where it cannot be had."""
     if keyring:
         try:
             return keyring.read_bytes()
@@ -198,7 +198,7 @@ def _key(wanted: Input, source: _Source, keyring: Path | None) -> bytes:
         return download.content(wanted.key_url)
     except LabError as error:
         source.misses.append(f"{error.message}; --keyring FILE takes one that holds {wanted.fingerprint}")
-        return b""
+        return None
 
 
 def _download(wanted: Input, mirror: str, path: Path, digest: str) -> None:

@@ -14,7 +14,10 @@ Task = TypeVar("Task", bound=Callable[..., None])
 
 
 def edge(function: Task) -> Task:
-    """Turn errors that a user can act on into a message and an exit code; all others are bugs."""
+    """Turn errors that a user can act on into a message and an exit code; all others are bugs.
+
+    The setting `proxy` holds for all that the task does.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -22,6 +25,10 @@ def edge(function: Task) -> Task:
         from stacklab.errors import LabError
 
         try:
+            if proxy := args[0].get("proxy"):
+                from stacklab import download
+
+                download.use_proxy(proxy)
             function(*args, **kwargs)
         except LabError as error:
             text = redact.text(error.message + (f"\nhint: {error.hint}" if error.hint else ""))

@@ -3,89 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import random
-import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from stacklab import download
 from stacklab.errors import LabError
+from tests.unit.broken_server import CONTENT, Server, running
 
-CONTENT = random.Random(1).randbytes(3 << 20)
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `content` under every path; each of `cuts` ends one answer after so many bytes."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = CONTENT
-        self.tag = '"one"'
-        self.cuts: list[int] = []
-        self.codes: list[int] = []
-        self.ranges: list[str] = []
-        self.takes_ranges = True
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/image.qcow2"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        server = self.server
-        wanted = self.headers.get("Range", "")
-        server.ranges.append(wanted)
-        if server.codes:
-            self.send_response(server.codes.pop(0))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        start = 0
-        match = re.fullmatch(r"bytes=(\d+)-", wanted)
-        if match and server.takes_ranges and self.headers.get("If-Range") == server.tag:
-            start = int(match[1])
-        body = server.content[start:]
-        self.send_response(206 if start else 200)
-        if start:
-            end = len(server.content)
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", server.tag)
-        self.end_headers()
-        if server.cuts:
-            self.wfile.write(body[: server.cuts.pop(0)])
-            self.wfile.flush()
-            self.close_connection = True
-            self.connection.shutdown(2)
-            return
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(download, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr(download, "_LONGEST_PAUSE", 0.02)
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-    thread.start()
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
+    with running() as found:
+        yield found
 
 
 def left(place: Path) -> list[str]:
