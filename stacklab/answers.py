@@ -13,6 +13,7 @@ from stacklab import answercheck
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.keytable import SAME_SECRET, Key, secret_names, table
 from stacklab.model import Topology
+from stacklab.plan import TUNNEL_BRIDGE
 
 SSH_KEY = "/root/.ssh/id_ed25519.pub"
 
@@ -20,12 +21,13 @@ SSH_KEY = "/root/.ssh/id_ed25519.pub"
 OWN_SERVICES = ("client", "mariadb")
 UNSWITCHED_SERVICES = ("keystone", "placement")
 # Agent: tunnel type, prefix of its keys.
-AGENTS = {"openvswitch": ("vxlan", "CONFIG_NEUTRON_OVS_"), "ovn": ("geneve", "CONFIG_NEUTRON_OVN_")}
+AGENTS = {
+    "openvswitch": ("vxlan", "CONFIG_NEUTRON_OVS_"),
+    "ovn": ("geneve", "CONFIG_NEUTRON_OVN_"),
+    "linuxbridge": ("vxlan", "CONFIG_NEUTRON_LB_"),
+}
 
-BRIDGE, PHYSICAL_NETWORK, PROVIDER_NIC, TUNNEL_NIC = "br-ex", "extnet", "eth1", "eth2"
-# A userspace Open vSwitch finds VXLAN routes through a bridge of its own only; no dash in its name:
-# Packstack looks up the fact ipaddress_br_vxlan where Facter 4 has ipaddress_br-vxlan.
-TUNNEL_BRIDGE = "brvxlan"
+BRIDGE, PHYSICAL_NETWORK, PROVIDER_NIC = "br-ex", "extnet", "eth1"
 
 Choices = dict[str, tuple[str, str]]  # by key: a value, and where it comes from
 
@@ -136,27 +138,42 @@ def _own_choices(workers: int) -> Choices:
 
 
 def _networking(topology: Topology, datapath: str) -> Choices:
-    """Neutron: a flat provider network on the second NIC, tunnels on the third."""
+    """Neutron: a flat provider network on the second NIC, tunnels between the nodes."""
     if topology.network_agent not in AGENTS:
         return {}
     agent, from_agent = topology.network_agent, f"topology {topology.name}: network_agent"
     tunnel, prefix = AGENTS[agent]
-    return {
+    choices = {
         "CONFIG_NEUTRON_L2_AGENT": (agent, from_agent),
         "CONFIG_NEUTRON_ML2_MECHANISM_DRIVERS": (agent, from_agent),
         "CONFIG_NEUTRON_ML2_TYPE_DRIVERS": (f"{tunnel},flat", from_agent),
         "CONFIG_NEUTRON_ML2_TENANT_NETWORK_TYPES": (tunnel, from_agent),
         "CONFIG_NEUTRON_ML2_FLAT_NETWORKS": ("*", "stacklab: the provider network is flat"),
         "CONFIG_NEUTRON_ML2_VNI_RANGES": ("10:100", "stacklab: enough project networks for a lab"),
+    }
+    if agent == "linuxbridge":
+        nic = (f"{PHYSICAL_NETWORK}:{PROVIDER_NIC}", "stacklab: the provider NIC")
+        return {**choices, f"{prefix}INTERFACE_MAPPINGS": nic}
+    return {
+        **choices,
         f"{prefix}BRIDGE_MAPPINGS": (f"{PHYSICAL_NETWORK}:{BRIDGE}", "stacklab: the provider network"),
         f"{prefix}BRIDGE_IFACES": (f"{BRIDGE}:{PROVIDER_NIC}", "stacklab: the provider NIC"),
         f"{prefix}BRIDGES_COMPUTE": (BRIDGE, "stacklab: instances on the provider network itself"),
         f"{prefix}EXTERNAL_PHYSNET": (PHYSICAL_NETWORK, "stacklab: the provider network"),
-        f"{prefix}TUNNEL_IF": (
-            TUNNEL_BRIDGE if datapath == "netdev" else TUNNEL_NIC,
-            f"stacklab: where the tunnel address is, Open vSwitch datapath {datapath}",
-        ),
-        # Without it the firewall of every node lets in the tunnel address of the controller only
-        # (plugins/neutron_350.py reads the interface of the host that Packstack runs on).
-        f"{prefix}TUNNEL_SUBNETS": (topology.tunnel.cidr, f"topology {topology.name}: tunnel"),
+        **_tunnels(topology, prefix, datapath),
+    }
+
+
+def _tunnels(topology: Topology, prefix: str, datapath: str) -> Choices:
+    """Where tunnels go: by the nodes' own addresses, but for a userspace Open vSwitch, which has a network.
+
+    Without the subnets the firewall of every node would let in the controller's tunnel address only
+    (plugins/neutron_350.py reads the interface of the host that Packstack runs on).
+    """
+    if datapath != "netdev":
+        why = "stacklab: over the management network"
+        return {f"{prefix}TUNNEL_IF": ("", why), f"{prefix}TUNNEL_SUBNETS": ("", why)}
+    return {
+        f"{prefix}TUNNEL_IF": (TUNNEL_BRIDGE, "stacklab: where a userspace Open vSwitch looks for its route"),
+        f"{prefix}TUNNEL_SUBNETS": (topology.tunnel.cidr, f"topology {topology.name}: networks.tunnel"),
     }

@@ -135,16 +135,20 @@ class Checker:
             self.problem(path, f"{value} {wrong}")
         return None if wrong else network
 
-    def address(self, path: str, value: Any, network: IPv4Network | None) -> IPv4Address | None:
-        """A host's address. None also when its network is not known, since nothing can be checked then."""
+    def any_address(self, path: str, value: Any) -> IPv4Address | None:
+        """An address of whatever network."""
         try:
             if not isinstance(value, str):
                 raise ValueError
-            address = IPv4Address(value)
+            return IPv4Address(value)
         except ValueError:
             self.problem(path, f"{show(value)} is not an IPv4 address: write it such as 10.0.0.11")
             return None
-        if network is None:
+
+    def address(self, path: str, value: Any, network: IPv4Network | None) -> IPv4Address | None:
+        """A host's address. None also when its network is not known, since nothing can be checked then."""
+        address = self.any_address(path, value)
+        if address is None or network is None:
             return None
         wrong = ""
         if address not in network:

@@ -21,7 +21,8 @@ class Distribution:
 
     `family` is debian or el, `version` what diskimage-builder calls DIB_RELEASE, `release` the
     default OpenStack release, `network` the service that configures a node's interfaces. The
-    first of `builders` is the default. `elements` are diskimage-builder's, in order;
+    first of `builders` is the default; `network_agents`, where there are any, are those of a
+    release's that work there. `elements` are diskimage-builder's, in order;
     `providers` has those that each provider adds.
     """
 
@@ -35,6 +36,7 @@ class Distribution:
     elements: tuple[str, ...]
     environment: Mapping[str, str]
     providers: Mapping[str, tuple[str, ...]]
+    network_agents: tuple[str, ...]
 
 
 @cache
@@ -61,4 +63,5 @@ def distribution(name: str) -> Distribution:
         elements=tuple(row["elements"]),
         environment=row.get("environment", {}),
         providers={key: tuple(elements) for key, elements in row["providers"].items()},
+        network_agents=tuple(row.get("network_agents", ())),
     )

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-ROLES = ("controller", "network", "compute")
+ROLES = ("controller", "network", "compute", "block-storage", "object-storage")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network that nodes have an address on. `host` is the lab host's own address there."""
+    """A network that nodes have an address on.
+
+    `host` is the lab host's own address there; `gateway` and `dns` are empty where nodes have none.
+    """
 
     cidr: str
     host: str
+    gateway: str = ""
+    dns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,10 @@ class TenantNetwork:
 
 @dataclass(frozen=True)
 class Node:
-    """One machine. `memory` in MiB, `disk` in GiB; `tunnel` is its address for VXLAN."""
+    """One machine. `memory` in MiB, `disk` in GiB; `tunnel` is its address for tunnels between nodes.
+
+    `extra_disks` are further, empty disks, each in GiB.
+    """
 
     name: str
     fqdn: str
@@ -45,6 +53,7 @@ class Node:
     cpus: int
     memory: int
     disk: int
+    extra_disks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -33,15 +33,20 @@ def commands(plan: Plan) -> list[list[str]]:
     ip = ["ip", "-n", plan.namespace]
     topology = plan.topology
     provider = topology.provider_network
+    management = topology.management
     addresses = {
-        "br-mgmt": _with_prefix(topology.management.host, topology.management.cidr),
-        "br-provider": _with_prefix(provider.gateway, provider.cidr),
+        # A gateway of its own answers too, as if there were a router.
+        "br-mgmt": [
+            _with_prefix(address, management.cidr)
+            for address in dict.fromkeys((management.host, management.gateway))
+        ],
+        "br-provider": [_with_prefix(provider.gateway, provider.cidr)],
     }
     made = [["ip", "netns", "add", plan.namespace], [*ip, "link", "set", "lo", "up"]]
     for bridge in BRIDGES:
         made.append([*ip, "link", "add", bridge, "type", "bridge"])
-        if bridge in addresses:
-            made.append([*ip, "address", "add", addresses[bridge], "dev", bridge])
+        for address in addresses.get(bridge, ()):
+            made.append([*ip, "address", "add", address, "dev", bridge])
         made.append([*ip, "link", "set", bridge, "up"])
     if plan.datapath == "netdev":
         # A userspace Open vSwitch gets the host's packets as they are: their checksums must be complete.

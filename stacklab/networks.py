@@ -11,7 +11,7 @@ from stacklab.checker import Checker, show
 
 # Each network with its default and its own keys, of which the first is an address: the network's first.
 NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "management": ("10.0.0.0/24", ("host",)),
+    "management": ("10.0.0.0/24", ("host", "gateway", "dns")),
     "tunnel": ("10.0.1.0/24", ("host",)),
     "provider": ("203.0.113.0/24", ("gateway", "pool")),
     "tenant": ("172.16.1.0/24", ("gateway",)),
@@ -24,6 +24,7 @@ class Networks:
 
     cidr: dict[str, IPv4Network] = field(default_factory=dict)
     address: dict[str, IPv4Address] = field(default_factory=dict)
+    dns: tuple[str, ...] = ()
 
     def text(self, key: str) -> str:
         return str(self.cidr[key] if key in self.cidr else self.address.get(key, ""))
@@ -40,10 +41,13 @@ def read(check: Checker, value: Any) -> Networks:
         if network is not None:
             networks.cidr[name] = network
             spec.setdefault(keys[0], str(network.network_address + 1))
-        if keys[0] in spec:
-            address = check.address(f"{path}.{keys[0]}", spec[keys[0]], network)
-            if address is not None:
-                networks.address[f"{name}.{keys[0]}"] = address
+        for key in ("host", "gateway"):
+            if key in keys and key in spec:
+                address = check.address(f"{path}.{key}", spec[key], network)
+                if address is not None:
+                    networks.address[f"{name}.{key}"] = address
+        if "dns" in keys:
+            networks.dns = _dns(check, f"{path}.dns", spec.get("dns", []))
         if "pool" in keys:
             _pool(check, f"{path}.pool", spec.get("pool"), networks)
     for (one, network), (other, later) in combinations(networks.cidr.items(), 2):
@@ -51,6 +55,14 @@ def read(check: Checker, value: Any) -> Networks:
             message = f"{later} overlaps networks.{one}, which is {network}: change one of them"
             check.problem(f"networks.{other}.cidr", message)
     return networks
+
+
+def _dns(check: Checker, path: str, value: Any) -> tuple[str, ...]:
+    """Name servers, which may be outside the network."""
+    if not isinstance(value, list):
+        check.problem(path, f"{show(value)} is not a list: write it such as [10.0.0.2]")
+        return ()
+    return tuple(str(address) for item in value if (address := check.any_address(path, item)) is not None)
 
 
 def _pool(check: Checker, path: str, value: Any, networks: Networks) -> None:

@@ -45,12 +45,12 @@ def _ways(plan: Plan) -> list[str]:
     """Ping between all nodes on both networks, and root's ssh from the controller to every node."""
     problems = []
     for node in plan.topology.nodes:
-        targets = [
+        targets = dict.fromkeys(
             address
             for other in plan.topology.nodes
             if other != node
             for address in (other.management, other.tunnel)
-        ]
+        )
         for target in targets:
             if remote.ssh(plan, node, f"ping -q -c 1 -W 5 {target}", check=False).code != 0:
                 problems.append(f"{node.name}: {target} does not answer a ping")

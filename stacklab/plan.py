@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stacklab import distributions, files, releases
 from stacklab.errors import InvalidInput, Problem
 from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
+from stacklab.releases import Release
+
+TUNNEL_BRIDGE = "brvxlan"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A topology with every choice made.
+    """A topology with every choice made, its own network agent and tunnel addresses included.
 
     `datapath` is Open vSwitch's: `system` where the kernel has it, else `netdev`
     (userspace). `reasons` say why an `auto` became what it is.
@@ -41,12 +44,17 @@ class Plan:
 
     @property
     def tunnel_interface(self) -> str:
-        """The interface with a node's tunnel address.
+        """The interface with a node's tunnel address, which is the management one where it can be.
 
         A userspace Open vSwitch finds VXLAN routes only through a bridge of its own. No
         dash in its name: Packstack looks facts up with underscores, Facter 4 keeps dashes.
         """
-        return "brvxlan" if self.datapath == "netdev" else "eth2"
+        return TUNNEL_BRIDGE if self.tunnel_network else "eth0"
+
+    @property
+    def tunnel_network(self) -> bool:
+        """Whether tunnels between nodes have a network of their own, and the nodes a third NIC on it."""
+        return self.datapath == "netdev"
 
     def as_json(self) -> dict[str, Any]:
         """The plan as plain values, for plan.json."""
@@ -56,16 +64,27 @@ class Plan:
 def from_json(value: dict[str, Any]) -> Plan:
     """The Plan that `as_json` gave `value` for."""
     topology = dict(value["topology"])
-    topology["management"] = Network(**topology["management"])
-    topology["tunnel"] = Network(**topology["tunnel"])
+    for name in ("management", "tunnel"):
+        network = topology[name]
+        topology[name] = Network(**{**network, "dns": tuple(network["dns"])})
     topology["provider_network"] = ProviderNetwork(**topology["provider_network"])
     topology["tenant"] = TenantNetwork(**topology["tenant"])
-    topology["nodes"] = tuple(Node(**{**node, "roles": tuple(node["roles"])}) for node in topology["nodes"])
+    topology["nodes"] = tuple(
+        Node(**{**node, "roles": tuple(node["roles"]), "extra_disks": tuple(node["extra_disks"])})
+        for node in topology["nodes"]
+    )
     topology["services"] = tuple(topology["services"])
     return Plan(**{**value, "topology": Topology(**topology), "reasons": tuple(value["reasons"])})
 
 
-def resolve(topology: Topology, *, lab: str = "", distribution: str = "auto", provider: str = "auto") -> Plan:
+def resolve(
+    topology: Topology,
+    *,
+    lab: str = "",
+    distribution: str = "auto",
+    release: str = "auto",
+    provider: str = "auto",
+) -> Plan:
     """Make every choice that the topology and the command line leave open.
 
     Raises InvalidInput for a combination that cannot work.
@@ -80,30 +99,55 @@ def resolve(topology: Topology, *, lab: str = "", distribution: str = "auto", pr
         chosen = "debian-12"
         reasons.append("distribution: debian-12 (the one that the lxc provider has a golden image for)")
     row = distributions.distribution(chosen)
-    release = topology.release if topology.release != "auto" else row.release
     problems = []
     if chosen_provider not in row.providers:
         message = f"{chosen_provider} has no {chosen} image: take {', '.join(row.providers)}"
         problems.append(Problem(topology.file, "provider", message))
-    runs_on = releases.release(release).distributions
-    if chosen not in runs_on:
-        message = f"{release} does not run on {chosen}: take {', '.join(runs_on)}"
+    asked = release if release != "auto" else topology.release
+    found = releases.release(row.release if asked == "auto" else asked)
+    if chosen not in found.distributions:
+        message = f"{found.name} does not run on {chosen}: take {', '.join(found.distributions)}"
         problems.append(Problem(topology.file, "release", message))
-    if problems:
-        raise InvalidInput(problems)
-    datapath = "system" if kernel_datapath() else "netdev"
+    # A virtual machine has a kernel of its own, whatever the host's can do.
+    datapath = "system" if chosen_provider != "lxc" or kernel_datapath() else "netdev"
     if datapath == "netdev":
         reasons.append("Open vSwitch: userspace datapath (this kernel has no openvswitch module)")
+    try:
+        topology = settled(topology, found, chosen, datapath)
+    except InvalidInput as error:
+        problems += error.problems
+    if problems:
+        raise InvalidInput(problems)
     return Plan(
         lab=lab or topology.name,
         topology=topology,
         provider=chosen_provider,
         distribution=chosen,
-        release=release,
-        packstack=releases.release(release).packstack,
+        release=found.name,
+        packstack=found.packstack,
         datapath=datapath,
         reasons=tuple(reasons),
     )
+
+
+def settled(topology: Topology, release: Release, distribution: str, datapath: str) -> Topology:
+    """The topology with its network agent chosen, and with the tunnel addresses that nodes really have.
+
+    `datapath` is Open vSwitch's. Raises InvalidInput for an agent that is not to be had there.
+    """
+    agents = release.network_agents
+    if distribution in distributions.names():
+        only = distributions.distribution(distribution).network_agents
+        agents = tuple(agent for agent in agents if not only or agent in only)
+    agent = agents[0] if topology.network_agent == "auto" else topology.network_agent
+    if agent not in agents:
+        message = f"{release.name} on {distribution} has no {agent}: take {', '.join(agents)}"
+        raise InvalidInput([Problem(topology.file, "network_agent", message)])
+    nodes = topology.nodes
+    if datapath == "system":
+        # The kernel sends tunnels by whatever route it has: they go over the management network.
+        nodes = tuple(replace(node, tunnel=node.management) for node in nodes)
+    return replace(topology, network_agent=agent, nodes=nodes)
 
 
 def kernel_datapath() -> bool:

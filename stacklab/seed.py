@@ -94,7 +94,7 @@ def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple
         "etc/hostname": (node.fqdn + "\n", 0o644),
         "etc/machine-id": (identity, 0o444),
         "etc/hosts": (hosts(plan), 0o644),
-        "etc/resolv.conf": ("# no name server: every name a node needs is in /etc/hosts\n", 0o644),
+        "etc/resolv.conf": (_resolver(plan), 0o644),
         "etc/ssh/ssh_known_hosts": (known, 0o644),
         "etc/ssh/ssh_host_ed25519_key": ((keys / f"host_{node.name}").read_text(encoding="utf-8"), 0o600),
         "etc/ssh/ssh_host_ed25519_key.pub": (
@@ -113,13 +113,14 @@ def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple
         # Packstack, on the controller, reaches every node as root.
         seed["root/.ssh/id_ed25519"] = ((keys / "id_ed25519").read_text(encoding="utf-8"), 0o600)
         seed["root/.ssh/id_ed25519.pub"] = (public, 0o644)
-    prefix = ip_network(plan.topology.tunnel.cidr).prefixlen
     name = plan.tunnel_interface
-    network = (_SHARED / "tunnel.network").read_text(encoding="utf-8")
-    seed[f"etc/systemd/network/30-{name}.network"] = (
-        network.replace("@NAME@", name).replace("@ADDRESS@", f"{node.tunnel}/{prefix}"),
-        0o644,
-    )
+    if plan.tunnel_network:
+        prefix = ip_network(plan.topology.tunnel.cidr).prefixlen
+        network = (_SHARED / "tunnel.network").read_text(encoding="utf-8")
+        seed[f"etc/systemd/network/30-{name}.network"] = (
+            network.replace("@NAME@", name).replace("@ADDRESS@", f"{node.tunnel}/{prefix}"),
+            0o644,
+        )
     for place, file, mode in (
         ("usr/local/lib/stacklab", "clear-ports", 0o755),
         ("etc/systemd/system", "stacklab-clear-ports.service", 0o644),
@@ -129,6 +130,13 @@ def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple
         unit = (_SHARED / "stacklab-tunnel.service").read_text(encoding="utf-8")
         seed["etc/systemd/system/stacklab-tunnel.service"] = (unit.replace("@NAME@", name), 0o644)
     return seed
+
+
+def _resolver(plan: Plan) -> str:
+    servers = plan.topology.management.dns
+    if not servers:
+        return "# no name server: every name a node needs is in /etc/hosts\n"
+    return "".join(f"nameserver {server}\n" for server in servers)
 
 
 def _units(plan: Plan) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from stacklab import distributions, releases
 from stacklab import networks as network_section
 from stacklab.checker import Checker, join, show
 from stacklab.errors import InvalidInput, Problem
@@ -19,10 +20,10 @@ from stacklab.networks import Networks
 from stacklab.yamlfile import read_yaml
 
 # Of each of these, the first is the default.
-PROVIDERS = ("auto", "lxc")
-DISTRIBUTIONS = ("auto", "debian-12")
-RELEASES = ("auto", "zed")
-NETWORK_AGENTS = ("openvswitch",)
+PROVIDERS = ("auto", "lxc", "libvirt", "virtualbox", "vmware_desktop")
+DISTRIBUTIONS = ("auto", *distributions.names())
+RELEASES = ("auto", *releases.names())
+NETWORK_AGENTS = ("auto", "ovn", "openvswitch", "linuxbridge")
 
 # Each service with the services that it cannot work without.
 SERVICES: dict[str, tuple[str, ...]] = {
@@ -42,11 +43,14 @@ _TOP_REQUIRED = {
     "name": "give the lab a name, such as two-node",
     "nodes": "describe the nodes, such as controller: {roles: [controller, network], management: 10.0.0.11}",
 }
-_NODE_KEYS = ("roles", "count", "management", "cpus", "memory", "disk")
+_NODE_KEYS = ("roles", "count", "management", "cpus", "memory", "disk", "extra_disks")
 _NODE_REQUIRED = {
     "roles": f"give a list of {', '.join(ROLES)}",
     "management": "give an address of the management network, such as 10.0.0.31",
 }
+
+# Vagrant's providers attach them by letter; a lab has no use for more.
+_MOST_DISKS = 8
 
 # What stacklab writes into the answer file itself; an override would let the lab and its plan disagree.
 _OWN_ANSWERS = (
@@ -93,7 +97,12 @@ def parse(text: str, file: str) -> Topology:
         provider=check.choice(top, "provider", PROVIDERS),
         distribution=check.choice(top, "distribution", DISTRIBUTIONS),
         release=check.choice(top, "release", RELEASES),
-        management=Network(at("management"), at("management.host")),
+        management=Network(
+            at("management"),
+            at("management.host"),
+            at("management.gateway") or at("management.host"),
+            networks.dns,
+        ),
         provider_network=ProviderNetwork(
             at("provider"), at("provider.gateway"), at("pool.start"), at("pool.end")
         ),
@@ -160,17 +169,33 @@ def _group(check: Checker, name: str, value: Any, networks: Networks, domain: st
     large = "controller" in roles
     cpus = check.integer(f"{path}.cpus", spec.get("cpus", 2), 1, 64)
     memory = check.size(f"{path}.memory", spec.get("memory", "8 GB" if large else "4 GB"), 1)
-    disk = check.size(f"{path}.disk", spec.get("disk", "60 GB" if large else "40 GB"), 10)
-    if disk % 1024:
-        message = f"'{spec['disk']}' is not a whole number of GB: say {disk // 1024 + 1} GB"
-        check.problem(f"{path}.disk", message)
+    disk = _disk(check, f"{path}.disk", spec.get("disk", "60 GB" if large else "40 GB"), 10)
+    extra = _extra_disks(check, f"{path}.extra_disks", spec.get("extra_disks", []))
     pairs = [("", "")] * len(names)
     if "management" in spec:
         pairs = _addresses(check, f"{path}.management", spec["management"], len(names), networks) or pairs
     return [
-        Node(each, f"{each}.{domain}", roles, management, tunnel, cpus, memory, disk // 1024)
+        Node(each, f"{each}.{domain}", roles, management, tunnel, cpus, memory, disk, extra)
         for each, (management, tunnel) in zip(names, pairs, strict=True)
     ]
+
+
+def _disk(check: Checker, path: str, value: Any, least: int) -> int:
+    """A disk's size in GiB."""
+    size = check.size(path, value, least)
+    if size % 1024:
+        check.problem(path, f"'{value}' is not a whole number of GB: say {size // 1024 + 1} GB")
+    return size // 1024
+
+
+def _extra_disks(check: Checker, path: str, value: Any) -> tuple[int, ...]:
+    """Further disks of a node: block devices without a file system, for volumes and objects."""
+    if not isinstance(value, list):
+        check.problem(path, f"{show(value)} is not a list: write it such as [20 GB]")
+        return ()
+    if len(value) > _MOST_DISKS:
+        check.problem(path, f"{len(value)} disks are too many: take at most {_MOST_DISKS}")
+    return tuple(_disk(check, path, item, 1) for item in value)
 
 
 def _addresses(
@@ -188,9 +213,11 @@ def _addresses(
         check.problem(path, f"{reach}: {advice}")
         return []
     addresses = [first + i for i in range(count)]
-    host = networks.address.get("management.host")
+    host, gateway = networks.address.get("management.host"), networks.address.get("management.gateway")
     if host in addresses:
         check.problem(path, f"{host} is the lab host's own (networks.management.host): take a free address")
+    if gateway in addresses and gateway != host:
+        check.problem(path, f"{gateway} is the gateway (networks.management.gateway): take a free address")
     numbers = [int(address) - int(network.network_address) for address in addresses]
     tunnels = [""] * count
     if tunnel is not None and numbers[-1] >= tunnel.num_addresses - 1:

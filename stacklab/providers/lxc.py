@@ -155,7 +155,7 @@ class Lxc:
                 # Packstack wants a default route, even for its --version.
                 pairs += [
                     [f"{net}.ipv4.address", f"{node.management}/{prefix}"],
-                    [f"{net}.ipv4.gateway", management.host],
+                    [f"{net}.ipv4.gateway", management.gateway],
                 ]
         return pairs
 

@@ -156,7 +156,8 @@ def test_services_and_the_kernel_datapath() -> None:
     topology = replace(TWO_NODE, services=(*TWO_NODE.services, "horizon"))
     values = dict(lines(render(topology, datapath="system")))
     assert values["CONFIG_HORIZON_INSTALL"] == "y"
-    assert values["CONFIG_NEUTRON_OVS_TUNNEL_IF"] == "eth2"
+    # Empty: Packstack then takes each node's own address, the management one.
+    assert values["CONFIG_NEUTRON_OVS_TUNNEL_IF"] == values["CONFIG_NEUTRON_OVS_TUNNEL_SUBNETS"] == ""
 
 
 def test_ovn_uses_its_own_keys() -> None:
@@ -166,9 +167,18 @@ def test_ovn_uses_its_own_keys() -> None:
     assert values["CONFIG_NEUTRON_OVN_BRIDGE_IFACES"] == "br-ex:eth1"
 
 
+def test_linuxbridge_has_the_nic_itself() -> None:
+    values = dict(lines(render(replace(TWO_NODE, network_agent="linuxbridge"))))
+    assert (
+        values["CONFIG_NEUTRON_L2_AGENT"] == values["CONFIG_NEUTRON_ML2_MECHANISM_DRIVERS"] == "linuxbridge"
+    )
+    assert values["CONFIG_NEUTRON_LB_INTERFACE_MAPPINGS"] == "extnet:eth1"
+    assert values["CONFIG_NEUTRON_OVS_BRIDGE_IFACES"] == ""
+
+
 def test_a_service_or_agent_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InvalidInput) as caught:
-        render(replace(TWO_NODE, services=(*TWO_NODE.services, "octavia"), network_agent="linuxbridge"))
+        render(replace(TWO_NODE, services=(*TWO_NODE.services, "octavia"), network_agent="sriov"))
     assert [problem.path for problem in caught.value.problems] == ["services", "network_agent"]
 
 

@@ -35,6 +35,12 @@ def test_commands(datapath: str, expected: str, make_plan: Callable[..., Plan]) 
     )
 
 
+def test_a_gateway_of_its_own_answers_too(make_plan: Callable[..., Plan]) -> None:
+    made = namespace.commands(make_plan("vmware-notes"))
+    addresses = [words[5] for words in made if words[3:5] == ["address", "add"]]
+    assert addresses == ["10.0.0.1/24", "10.0.0.2/24", "203.0.113.1/24"]
+
+
 class Ip:
     """Stands in for `run`: writes the commands down, and lists the links that a test wants."""
 

@@ -29,9 +29,13 @@ def load(name: str = "two-node") -> Topology:
 @pytest.mark.parametrize("name", ["two-node", "all-in-one"])
 @pytest.mark.parametrize("datapath", ["system", "netdev"])
 def test_shipped_topologies(name: str, datapath: str, make_plan: Callable[..., Plan]) -> None:
+    topology = dataclasses.replace(load(name), network_agent="openvswitch")
+    if datapath == "system":
+        nodes = tuple(dataclasses.replace(node, tunnel=node.management) for node in topology.nodes)
+        topology = dataclasses.replace(topology, nodes=nodes)
     assert make_plan(name, datapath) == Plan(
         lab=name,
-        topology=load(name),
+        topology=topology,
         provider="lxc",
         distribution="debian-12",
         release="zed",
@@ -41,7 +45,7 @@ def test_shipped_topologies(name: str, datapath: str, make_plan: Callable[..., P
     )
 
 
-@pytest.mark.parametrize("name", ["two-node", "all-in-one"])
+@pytest.mark.parametrize("name", ["two-node", "vmware-notes", "storage"])
 def test_json_round_trip(name: str, make_plan: Callable[..., Plan]) -> None:
     made = make_plan(name)
     made = dataclasses.replace(
@@ -65,10 +69,48 @@ def test_names_follow_the_lab(make_plan: Callable[..., Plan], labs: Path) -> Non
 
 
 def test_tunnel_interface(make_plan: Callable[..., Plan]) -> None:
-    assert make_plan(datapath="system").tunnel_interface == "eth2"
-    userspace = make_plan(datapath="netdev").tunnel_interface
+    kernel, userspace = make_plan(datapath="system"), make_plan(datapath="netdev")
+    assert (kernel.tunnel_interface, kernel.tunnel_network) == ("eth0", False)
+    assert [node.tunnel for node in kernel.topology.nodes] == ["10.0.0.11", "10.0.0.31"]
     # Facter 4 would keep a dash, and Packstack would look for an underscore.
-    assert userspace == "brvxlan" and "-" not in userspace
+    assert (userspace.tunnel_interface, userspace.tunnel_network) == ("brvxlan", True)
+    assert [node.tunnel for node in userspace.topology.nodes] == ["10.0.1.11", "10.0.1.31"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "release", "distribution", "found"),
+    [
+        ("auto", "rocky", "centos-7", "openvswitch"),
+        ("auto", "stein", "centos-7", "ovn"),
+        ("auto", "epoxy", "rocky-9", "ovn"),
+        ("auto", "zed", "centos-stream-9", "ovn"),
+        ("auto", "zed", "debian-12", "openvswitch"),
+        ("openvswitch", "epoxy", "rocky-9", "openvswitch"),
+        ("linuxbridge", "yoga", "centos-stream-8", "linuxbridge"),
+    ],
+)
+def test_network_agent(asked: str, release: str, distribution: str, found: str) -> None:
+    topology = dataclasses.replace(load(), network_agent=asked)
+    settled = plan.settled(topology, releases.release(release), distribution, "system")
+    assert settled.network_agent == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "release", "distribution", "rest"),
+    [
+        ("ovn", "zed", "debian-12", "openvswitch"),
+        ("linuxbridge", "epoxy", "rocky-9", "ovn, openvswitch"),
+    ],
+)
+def test_an_agent_that_is_not_to_be_had(asked: str, release: str, distribution: str, rest: str) -> None:
+    topology = dataclasses.replace(load(), network_agent=asked)
+    with pytest.raises(InvalidInput) as caught:
+        plan.settled(topology, releases.release(release), distribution, "system")
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.message) == (
+        "network_agent",
+        f"{release} on {distribution} has no {asked}: take {rest}",
+    )
 
 
 def test_a_provider_without_an_image_is_refused(make_plan: Callable[..., Plan]) -> None:
@@ -81,18 +123,17 @@ def test_a_provider_without_an_image_is_refused(make_plan: Callable[..., Plan]) 
     assert caught.value.exit_code == 2
 
 
-def test_all_that_is_impossible_is_named_at_once(
-    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_that_is_impossible_is_named_at_once(make_plan: Callable[..., Plan]) -> None:
     make_plan()
-    zed = releases.release("zed")
-    other = dataclasses.replace(zed, name="epoxy", distributions=("rocky-9", "centos-9"))
-    monkeypatch.setattr(releases, "release", {"zed": zed, "epoxy": other}.__getitem__)
     with pytest.raises(InvalidInput) as caught:
-        resolve(dataclasses.replace(load(), release="epoxy"), provider="libvirt")
+        resolve(
+            dataclasses.replace(load(), release="epoxy", network_agent="linuxbridge"),
+            provider="vmware_desktop",
+        )
     assert [(problem.path, problem.message) for problem in caught.value.problems] == [
-        ("provider", "libvirt has no debian-12 image: take lxc"),
-        ("release", "epoxy does not run on debian-12: take rocky-9, centos-9"),
+        ("provider", "vmware_desktop has no debian-12 image: take lxc"),
+        ("release", "epoxy does not run on debian-12: take centos-stream-9, rocky-9"),
+        ("network_agent", "epoxy on debian-12 has no linuxbridge: take openvswitch"),
     ]
 
 

@@ -33,7 +33,6 @@ BOTH = {
     HIERA: 0o644,
 }
 CONTROLLER = {"root/.ssh/id_ed25519": 0o600, "root/.ssh/id_ed25519.pub": 0o644}
-SYSTEM = {"etc/systemd/network/30-eth2.network": 0o644}
 NETDEV = {
     "etc/systemd/network/30-brvxlan.network": 0o644,
     "etc/systemd/system/stacklab-tunnel.service": 0o644,
@@ -56,7 +55,7 @@ def text(plan: Plan, node: str, name: str) -> str:
     return (plan.directory / "seed" / node / name).read_text()
 
 
-@pytest.mark.parametrize(("datapath", "more"), [("system", SYSTEM), ("netdev", NETDEV)])
+@pytest.mark.parametrize(("datapath", "more"), [("system", {}), ("netdev", NETDEV)])
 def test_files_and_modes(datapath: str, more: dict[str, int], make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(datapath=datapath)
     seed.write(plan)
@@ -87,14 +86,23 @@ def test_units_only_for_the_userspace_datapath(make_plan: Callable[..., Plan]) -
     assert links(plan.directory / "seed" / "compute1") == always
 
 
-@pytest.mark.parametrize(("datapath", "name"), [("system", "eth2"), ("netdev", "brvxlan")])
-def test_tunnel_address(datapath: str, name: str, make_plan: Callable[..., Plan]) -> None:
-    plan = make_plan(datapath=datapath)
+def test_tunnel_address(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(datapath="netdev")
     seed.write(plan)
     for node, address in (("controller", "10.0.1.11/24"), ("compute1", "10.0.1.31/24")):
-        network = text(plan, node, f"etc/systemd/network/30-{name}.network")
-        assert f"Name={name}\n" in network and f"Address={address}\n" in network
+        network = text(plan, node, "etc/systemd/network/30-brvxlan.network")
+        assert "Name=brvxlan\n" in network and f"Address={address}\n" in network
         assert "@" not in network
+
+
+def test_name_servers_of_the_management_network(make_plan: Callable[..., Plan]) -> None:
+    for name, expected in (
+        ("vmware-notes", "nameserver 10.0.0.2\n"),
+        ("two-node", "# no name server: every name a node needs is in /etc/hosts\n"),
+    ):
+        plan = make_plan(name)
+        seed.write(plan)
+        assert text(plan, "compute1", "etc/resolv.conf") == expected
 
 
 def test_names(two_node: Plan) -> None:
@@ -180,7 +188,7 @@ def test_nothing_stays_of_an_older_seed(make_plan: Callable[..., Plan]) -> None:
     seed.write(make_plan(datapath="netdev"))
     plan = make_plan(datapath="system")
     seed.write(plan)
-    assert set(tree(plan.directory / "seed" / "compute1")) == {*BOTH, *SYSTEM}
+    assert set(tree(plan.directory / "seed" / "compute1")) == set(BOTH)
 
 
 def test_ssh_config(two_node: Plan, labs: Path) -> None:

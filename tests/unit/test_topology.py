@@ -39,7 +39,7 @@ def test_two_node() -> None:
         provider="auto",
         distribution="auto",
         release="auto",
-        management=Network("10.0.0.0/24", "10.0.0.1"),
+        management=Network("10.0.0.0/24", "10.0.0.1", "10.0.0.1"),
         provider_network=ProviderNetwork("203.0.113.0/24", "203.0.113.1", "203.0.113.101", "203.0.113.250"),
         tenant=TenantNetwork("172.16.1.0/24", "172.16.1.1"),
         tunnel=Network("10.0.1.0/24", "10.0.1.1"),
@@ -48,7 +48,7 @@ def test_two_node() -> None:
             Node("compute1", "compute1.lab.test", ("compute",), "10.0.0.31", "10.0.1.31", 2, 4096, 40),
         ),
         services=("keystone", "glance", "placement", "nova", "neutron", "horizon"),
-        network_agent="openvswitch",
+        network_agent="auto",
         answers={},
     )
 
@@ -66,8 +66,55 @@ def test_all_in_one_differs_from_two_node_only_where_it_says_so() -> None:
         assert getattr(lab, key) == getattr(other, key), key
 
 
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        (
+            "three-node",
+            ["controller controller 10.0.0.11", "network network 10.0.0.21", "compute1 compute 10.0.0.31"],
+        ),
+        (
+            "multi-compute",
+            [
+                "controller controller+network 10.0.0.11",
+                "compute1 compute 10.0.0.31",
+                "compute2 compute 10.0.0.32",
+            ],
+        ),
+        (
+            "storage",
+            [
+                "controller controller+network 10.0.0.11",
+                "compute1 compute 10.0.0.31",
+                "block1 block-storage 10.0.0.41 20",
+                "object1 object-storage 10.0.0.51 10",
+            ],
+        ),
+        ("vmware-notes", ["controller controller+network 10.0.0.100", "compute1 compute 10.0.0.101"]),
+    ],
+)
+def test_nodes_of_the_other_shipped_ones(name: str, nodes: list[str]) -> None:
+    lab = topology.load(name, SHIPPED)
+    assert lab.name == name
+    assert [
+        " ".join([node.name, "+".join(node.roles), node.management, *map(str, node.extra_disks)])
+        for node in lab.nodes
+    ] == nodes
+
+
+def test_gateway_and_name_server_of_the_older_notes() -> None:
+    management = topology.load("vmware-notes", SHIPPED).management
+    assert management == Network("10.0.0.0/24", "10.0.0.1", "10.0.0.2", ("10.0.0.2",))
+
+
+def test_extra_disks() -> None:
+    lab = parse(nodes=CONTROLLER + COMPUTE.replace("roles", "extra_disks: [20 GB, 2048 MB], roles"))
+    assert [node.extra_disks for node in lab.nodes] == [(), (20, 2)]
+
+
 def test_available_lists_the_shipped_files() -> None:
-    assert [path.name for path in topology.available(SHIPPED)] == ["all-in-one.yaml", "two-node.yaml"]
+    names = ["all-in-one", "multi-compute", "storage", "three-node", "two-node", "vmware-notes"]
+    assert [path.stem for path in topology.available(SHIPPED)] == names
     assert topology.available(SHIPPED / "none") == []
 
 
@@ -104,7 +151,7 @@ def test_tunnel_address_has_the_host_number_even_where_octets_differ() -> None:
         nodes=CONTROLLER.replace("10.0.0.11", "10.8.0.11") + COMPUTE.replace("10.0.0.31", "10.8.0.62"),
     )
     assert [node.tunnel for node in lab.nodes] == ["192.168.16.75", "192.168.16.126"]
-    assert lab.management == Network("10.8.0.0/22", "10.8.0.1")
+    assert lab.management == Network("10.8.0.0/22", "10.8.0.1", "10.8.0.1")
     assert lab.tunnel == Network("192.168.16.64/26", "192.168.16.65")
 
 
