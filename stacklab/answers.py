@@ -6,10 +6,9 @@ them first.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-from stacklab import answercheck
+from stacklab import answercheck, services
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.keytable import SAME_SECRET, Key, secret_names, table
 from stacklab.model import Topology
@@ -17,9 +16,8 @@ from stacklab.plan import TUNNEL_BRIDGE
 
 SSH_KEY = "/root/.ssh/id_ed25519.pub"
 
-# Not for a topology to choose; and Packstack has no switch for Keystone and Placement.
+# Not for a topology to choose.
 OWN_SERVICES = ("client", "mariadb")
-UNSWITCHED_SERVICES = ("keystone", "placement")
 # Agent: tunnel type, prefix of its keys.
 AGENTS = {
     "openvswitch": ("vxlan", "CONFIG_NEUTRON_OVS_"),
@@ -72,10 +70,11 @@ def render(
 def _input_problems(topology: Topology, keys: Mapping[str, Key]) -> list[Problem]:
     """What of the topology has no place in an answer file."""
     problems = []
-    known = {*_switches(keys).values(), *UNSWITCHED_SERVICES}
+    switched = set(services.switches().values()) - set(_switches(keys).values())
+    known = [name for name in services.table() if name not in switched]
     for service in topology.services:
         if service not in known:
-            message = f"'{service}' is none of {', '.join(sorted(known))}"
+            message = f"'{service}' is none of {', '.join(known)}"
             problems.append(Problem(topology.file, "services", message))
     if topology.network_agent not in AGENTS:
         message = f"'{topology.network_agent}' is none of {', '.join(AGENTS)}"
@@ -90,8 +89,8 @@ def _input_problems(topology: Topology, keys: Mapping[str, Key]) -> list[Problem
 
 def _switches(keys: Mapping[str, Key]) -> dict[str, str]:
     """The keys that say whether a service is installed, each with the service's name."""
-    found = ((name, re.fullmatch(r"CONFIG_([A-Z]+)_INSTALL", name)) for name in keys)
-    return {name: match[1].lower() for name, match in found if match}
+    own = {f"CONFIG_{service.upper()}_INSTALL": service for service in OWN_SERVICES}
+    return {name: service for name, service in {**own, **services.switches()}.items() if name in keys}
 
 
 def _chosen(topology: Topology, keys: Mapping[str, Key], datapath: str, workers: int) -> Choices:

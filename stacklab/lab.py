@@ -107,7 +107,15 @@ def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row
     """The stages with their keys, in order; `on_verified` is given the verification's rows."""
     provider = providers.provider(plan, golden)
     shape = {name: value for name, value in plan.as_json().items() if name != "reasons"}
-    for name in ("services", "answers", "tenant", "provider_network", "description", "file"):
+    for name in (
+        "services",
+        "named_services",
+        "answers",
+        "tenant",
+        "provider_network",
+        "description",
+        "file",
+    ):
         shape["topology"].pop(name)  # these belong to later stages
     made = [golden.name, files.tree_digest(files.PROJECT / "stacklab" / "data" / "seed")]
     inputs = {

@@ -75,6 +75,8 @@ class Topology:
     services: tuple[str, ...]
     network_agent: str
     answers: dict[str, str] = field(default_factory=dict)
+    # Of the services, those that the file names one by one; the others came with a preset.
+    named_services: tuple[str, ...] = ()
 
     def with_role(self, role: str) -> tuple[Node, ...]:
         """The nodes of a role, in the file's order."""

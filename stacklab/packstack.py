@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 
-from stacklab import answers, files, keytable, redact, remote, ui
+from stacklab import answers, files, keytable, redact, remote, services, ui
 from stacklab.errors import CommandFailed, LabError
 from stacklab.plan import Plan
 from stacklab.run import run
@@ -45,8 +46,13 @@ def secrets(plan: Plan) -> dict[str, str]:
 def answer_file(plan: Plan, drawn: Mapping[str, str]) -> str:
     """The lab's answer file. Raises InvalidInput for an override that this Packstack does not take."""
     workers = max(min(node.cpus for node in plan.topology.nodes) // 2, 1)
+    wanted = {**services.answers(plan.topology, plan.provider), **plan.topology.answers}
     return answers.render(
-        plan.topology, packstack=plan.packstack, secrets=drawn, datapath=plan.datapath, workers=workers
+        replace(plan.topology, answers=wanted),
+        packstack=plan.packstack,
+        secrets=drawn,
+        datapath=plan.datapath,
+        workers=workers,
     )
 
 

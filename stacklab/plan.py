@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stacklab import distributions, files, releases
+from stacklab import distributions, files, releases, services
 from stacklab.errors import InvalidInput, Problem
 from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
 from stacklab.releases import Release
@@ -73,7 +73,8 @@ def from_json(value: dict[str, Any]) -> Plan:
         Node(**{**node, "roles": tuple(node["roles"]), "extra_disks": tuple(node["extra_disks"])})
         for node in topology["nodes"]
     )
-    topology["services"] = tuple(topology["services"])
+    for name in ("services", "named_services"):
+        topology[name] = tuple(topology.get(name, ()))
     return Plan(**{**value, "topology": Topology(**topology), "reasons": tuple(value["reasons"])})
 
 
@@ -108,6 +109,9 @@ def resolve(
     if chosen not in found.distributions:
         message = f"{found.name} does not run on {chosen}: take {', '.join(found.distributions)}"
         problems.append(Problem(topology.file, "release", message))
+    choice = services.choose(topology, found.packstack, chosen)
+    reasons += choice.left_out
+    problems += choice.problems
     # A virtual machine has a kernel of its own, whatever the host's can do.
     datapath = "system" if chosen_provider != "lxc" or kernel_datapath() else "netdev"
     if datapath == "netdev":
@@ -120,7 +124,7 @@ def resolve(
         raise InvalidInput(problems)
     return Plan(
         lab=lab or topology.name,
-        topology=topology,
+        topology=replace(topology, services=choice.services),
         provider=chosen_provider,
         distribution=chosen,
         release=found.name,

@@ -8,20 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from stacklab import cloud, namespace, remote, ui
+from stacklab import cloud, namespace, remote, services, ui
 from stacklab.errors import CommandFailed, LabError, NotHealthy
 from stacklab.plan import Plan
 
 DEADLINE = 420.0
-# Path of each API on the controller, with the answers that mean it is there.
-_APIS = {
-    "keystone": ":5000/v3/",
-    "glance": ":9292/",
-    "placement": ":8778/",
-    "nova": ":8774/",
-    "neutron": ":9696/",
-    "horizon": ":80/dashboard/auth/login/",
-}
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ def _ask(check: Callable[[], str]) -> str:
 
 def _checks(plan: Plan, since: datetime | None) -> Iterator[tuple[str, Callable[[], str]]]:
     for name in plan.topology.services:
-        if name in _APIS:
+        if services.table()[name].api:
             yield f"{name} API", lambda name=name: _api(plan, name)  # type: ignore[misc]
     made: list[Any] = []
 
@@ -93,7 +84,9 @@ def _api(plan: Plan, name: str) -> str:
 
     session = requests.Session()
     session.trust_env = False
-    answer = session.get(f"http://{plan.topology.controller.management}{_APIS[name]}", timeout=10)
+    answer = session.get(
+        f"http://{plan.topology.controller.management}{services.table()[name].api}", timeout=10
+    )
     return "" if answer.status_code < 400 else f"answers {answer.status_code}"
 
 

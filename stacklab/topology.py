@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from stacklab import distributions, releases
+from stacklab import distributions, releases, services
 from stacklab import networks as network_section
 from stacklab.checker import Checker, join, show
 from stacklab.errors import InvalidInput, Problem
@@ -24,16 +24,6 @@ PROVIDERS = ("auto", "lxc", "libvirt", "virtualbox", "vmware_desktop")
 DISTRIBUTIONS = ("auto", *distributions.names())
 RELEASES = ("auto", *releases.names())
 NETWORK_AGENTS = ("auto", "ovn", "openvswitch", "linuxbridge")
-
-# Each service with the services that it cannot work without.
-SERVICES: dict[str, tuple[str, ...]] = {
-    "keystone": (),
-    "glance": ("keystone",),
-    "placement": ("keystone",),
-    "nova": ("keystone", "glance", "placement", "neutron"),
-    "neutron": ("keystone",),
-    "horizon": ("keystone",),
-}
 
 _TOP_KEYS = (
     *("name", "description", "distribution", "release", "provider", "domain"),
@@ -109,7 +99,8 @@ def parse(text: str, file: str) -> Topology:
         tenant=TenantNetwork(at("tenant"), at("tenant.gateway")),
         tunnel=Network(at("tunnel"), at("tunnel.host")),
         nodes=_nodes(check, top.get("nodes"), networks, domain),
-        services=_services(check, top.get("services", list(SERVICES))),
+        services=services.expand(chosen := _services(check, top.get("services", [services.DEFAULT]))),
+        named_services=tuple(name for name in chosen if name not in services.presets()),
         network_agent=check.choice(top, "network_agent", NETWORK_AGENTS),
         answers=_answers(check, top.get("answers")),
     )
@@ -235,14 +226,12 @@ def _addresses(
 
 
 def _services(check: Checker, value: Any) -> tuple[str, ...]:
-    services = check.choices("services", value, SERVICES, "service")
-    if services and "keystone" not in services:
-        check.problem("services", "'keystone' is missing: add it, every other service needs it")
-    for service in services:
-        missing = [need for need in SERVICES[service] if need not in (*services, "keystone")]
-        if missing:
-            check.problem("services", f"'{service}' needs {', '.join(missing)}: add what is missing")
-    return services
+    """The names as they stand there: services, presets, or one of them without brackets."""
+    value = [value] if isinstance(value, str) else value
+    chosen = check.choices("services", value, services.words(), "service")
+    for problem in services.missing(services.expand(chosen)):
+        check.problem("services", problem)
+    return chosen
 
 
 def _answers(check: Checker, value: Any) -> dict[str, str]:

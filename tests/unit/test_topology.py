@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import topology
+from stacklab import services, topology
 from stacklab.errors import InvalidInput
 from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
 
@@ -50,6 +50,7 @@ def test_two_node() -> None:
         services=("keystone", "glance", "placement", "nova", "neutron", "horizon"),
         network_agent="auto",
         answers={},
+        named_services=("keystone", "glance", "placement", "nova", "neutron", "horizon"),
     )
 
 
@@ -197,7 +198,7 @@ def test_answers_keep_the_text_that_was_written() -> None:
 def test_a_key_without_a_value_is_left_out() -> None:
     lab = parse(top="answers:  # none yet\nservices:\nnetworks:\n  tunnel:\n")
     assert lab.answers == {}
-    assert lab.services == tuple(topology.SERVICES)
+    assert lab.services == services.expand(["beginner"])
     assert lab.tunnel == Network("10.0.1.0/24", "10.0.1.1")
 
 
