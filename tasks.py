@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from invoke import Collection
 
-from stacklab.tasks import base, images, inputs, labs, snapshots, tests, topologies
+from stacklab.tasks import base, boxes, images, inputs, labs, snapshots, tests, topologies
 
 namespace = Collection.from_module(labs)
 namespace.add_task(base.build_base)
 namespace.add_task(tests.test)
-for module in (images, inputs, snapshots, topologies):
+for module in (boxes, images, inputs, snapshots, topologies):
     namespace.add_collection(Collection.from_module(module))

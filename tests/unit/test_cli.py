@@ -32,6 +32,7 @@ TASKS = {
     ),
     *("topologies.list", "topologies.show", "topologies.validate"),
     *("images.list", "images.build", "images.upload", "images.prune", "images.export-nodepool"),
+    *("boxes.list", "boxes.build", "boxes.prune"),
     *("inputs.list", "inputs.fetch"),
     *("snapshots.list", "snapshots.save", "snapshots.restore", "snapshots.delete"),
 }
