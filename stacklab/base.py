@@ -6,6 +6,7 @@ common: an image appears whole, by one rename, and only when it keeps the contra
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stacklab import contract, dib, distributions, files, releases, ui
+from stacklab import contract, dib, diskfiles, distributions, files, releases, ui, variants
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.plan import Plan
 
@@ -182,6 +183,26 @@ def keeps_contract(problems: Sequence[str]) -> None:
     if problems:
         text = "\n".join(f"  {problem}" for problem in problems)
         raise LabError(f"the built image breaks the contract:\n{text}")
+
+
+def take_disk(raw: Path, work: Path, provider: str, log: Path) -> dict[str, Any]:
+    """Check the disk `raw` that a builder made, and leave it in `work` as disk.qcow2 with packages.txt.
+
+    Returns what metadata.json says of it. Raises LabError when it breaks the contract.
+    """
+    tree = work / "tree"
+    with ui.step("checking it against the contract"):
+        diskfiles.extract(raw, tree, contract.TREES, contract.PROBES, log)
+        keeps_contract(contract.check(tree, provider))
+    shutil.copyfile(tree / "etc/dib-manifests/packages.txt", work / "packages.txt")
+    kernel = contract.kernels(tree)[-1]
+    dib.remove_tree(tree)
+    with ui.step("converting it to qcow2"):
+        variants.convert(raw, "raw", work / "disk.qcow2", "qcow2", "zstd", log)
+    raw.unlink()
+    with (work / "disk.qcow2").open("rb") as handle:
+        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    return {"sha256": sha256, "kernel": kernel}
 
 
 def _builder(spec: Spec) -> ModuleType:

@@ -27,9 +27,18 @@ def check(rootfs: Path, provider: str) -> list[str]:
         _manifest,
     )
     problems = [problem for one in checks for problem in one(rootfs)]
-    if provider == "lxc":
-        problems += _container(rootfs)
+    problems += _container(rootfs) if provider == "lxc" else [*_mount_points(rootfs), *boot(rootfs)]
     return problems
+
+
+# What `check` looks at, beside what is only asked whether it is there.
+TREES = ("boot", "etc", "root")
+PROBES = (
+    "usr/bin/packstack",
+    "usr/share/openstack-puppet/modules/packstack/manifests/prereqs.pp",
+    "var/lib/openvswitch/conf.db",
+    *("dev", "proc", "run", "sys"),
+)
 
 
 def release(name: str) -> list[object]:
@@ -40,13 +49,17 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
+def kernels(tree: Path) -> list[str]:
+    """The versions of all kernels in /boot, the newest last."""
+    names = (path.name.removeprefix("vmlinuz-") for path in (tree / "boot").glob("vmlinuz-*"))
+    return sorted((name for name in names if "rescue" not in name), key=release)
+
+
 def kernel(rootfs: Path) -> list[str]:
-    kernels = sorted(
-        (path.name.removeprefix("vmlinuz-") for path in (rootfs / "boot").glob("vmlinuz-*")), key=release
-    )
-    if not kernels:
+    found = kernels(rootfs)
+    if not found:
         return ["/boot has no kernel"]
-    newest = kernels[-1]
+    newest = found[-1]
     problems = []
     if not any(
         (rootfs / "boot" / name).is_file() for name in (f"initrd.img-{newest}", f"initramfs-{newest}.img")
@@ -55,6 +68,45 @@ def kernel(rootfs: Path) -> list[str]:
     if not any((rootfs / "lib" / "modules" / newest).glob("modules.dep*")):
         problems.append(f"the newest kernel {newest} has no modules")
     return problems
+
+
+def _mount_points(rootfs: Path) -> list[str]:
+    return [
+        f"/{name} is missing: systemd would stop there"
+        for name in ("dev", "proc", "run", "sys")
+        if not (rootfs / name).exists()
+    ]
+
+
+def boot(tree: Path) -> list[str]:
+    """What is wrong with how a disk boots: its first sector, the entry of its newest kernel."""
+    found = kernels(tree)
+    if not found:
+        return []  # said already
+    newest = found[-1]
+    problems = []
+    if b"GRUB" not in (tree / "mbr").read_bytes():
+        problems.append("the disk's first sector holds no GRUB: nothing would boot")
+    entries = _entries(tree)
+    own = [line for line in entries if f"vmlinuz-{newest}" in line]
+    if not own:
+        problems.append(f"the newest kernel {newest} has no boot entry")
+    elif not any(re.search(r"\bconsole=ttyS0\b", line) for line in own):
+        problems.append(f"the boot entry of {newest} has no serial console: console=ttyS0 is missing")
+    return problems
+
+
+def _entries(tree: Path) -> list[str]:
+    """Kernel and arguments of every boot entry, one a line, from GRUB's own or the loader's files."""
+    lines = []
+    for name in ("boot/grub/grub.cfg", "boot/grub2/grub.cfg"):
+        if (tree / name).is_file():
+            text = (tree / name).read_text(encoding="utf-8", errors="replace")
+            lines += re.findall(r"^\s*linux(?:16|efi)?\s+(.*)$", text, re.MULTILINE)
+    for path in sorted((tree / "boot/loader/entries").glob("*.conf")):
+        values = dict(line.split(maxsplit=1) for line in path.read_text().splitlines() if " " in line.strip())
+        lines.append(f"{values.get('linux', '')} {values.get('options', '')}")
+    return lines
 
 
 def _packstack(rootfs: Path) -> list[str]:

@@ -10,10 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stacklab import base, contract, dib, distributions, files, releases, ui
+from stacklab import assemble, base, contract, dib, distributions, files, releases, ui
 from stacklab.base import Spec
 from stacklab.errors import CommandFailed
 from stacklab.run import run
+
+_EPOCH = 1700000000
 
 
 def inputs(spec: Spec) -> dict[str, Any]:
@@ -25,40 +27,79 @@ def inputs(spec: Spec) -> dict[str, Any]:
         },
         "diskimage-builder": metadata.version("diskimage-builder"),
         "environment": fixed_environment(spec),
+        **({"assembly": assemble.VERSION} if spec.provider != "lxc" and _kind(spec) == "tar" else {}),
     }
 
 
 def commands(spec: Spec, out: Path) -> list[list[str]]:
-    """The command of the build, which leaves OUT.tar."""
-    return [dib.argv(spec.elements, "tar", out)]
+    """The command of the build, which leaves OUT.tar or OUT.raw."""
+    return [dib.argv(spec.elements, _kind(spec), out)]
+
+
+def _kind(spec: Spec) -> str:
+    """A disk of EL is partitioned and given its boot loader by dib; all else is made of a tree."""
+    if spec.provider != "lxc" and distributions.distribution(spec.distribution).family == "el":
+        return "raw"
+    return "tar"
 
 
 def make(spec: Spec, work: Path, log: Path) -> dict[str, Any]:
     """Build in `work` and check the result; see `base`."""
-    row = distributions.distribution(spec.distribution)
-    environment = dib.environment(work, fixed_environment(spec), dib.apt_mirrors(row.version))
-    environment["STACKLAB_PACKSTACK_WHEEL"] = str(_wheel(releases.release(spec.release), log))
+    kind = _kind(spec)
     for argv in commands(spec, work / "image"):
         run(
             argv,
             log=log,
-            env=environment,
+            env=_environment(spec, work, log),
             timeout=base.BUILD_SECONDS,
             each_line=dib.progress,
             hint="the first error is the one to look at; `build-base` starts the build anew",
         )
-    with ui.step("unpacking and checking it against the contract"):
-        sha256 = _unpack(work / "image.tar", work / "rootfs")
-        base.keeps_contract(contract.check(work / "rootfs", spec.provider))
-    (work / "image.tar").unlink()
-    shutil.copyfile(work / "rootfs" / "etc" / "dib-manifests" / "packages.txt", work / "packages.txt")
-    return {"sha256": sha256}
+    made = work / f"image.{kind}"
+    if not made.is_file():
+        raise CommandFailed("diskimage-builder ended well but left no image", hint="see the build log")
+    if kind == "raw":
+        return base.take_disk(made, work, spec.provider, log)
+    rootfs = work / "rootfs"
+    with ui.step("unpacking it"):
+        sha256 = _unpack(made, rootfs)
+    made.unlink()
+    if spec.provider == "lxc":
+        with ui.step("checking it against the contract"):
+            base.keeps_contract(contract.check(rootfs, spec.provider))
+        shutil.copyfile(rootfs / "etc/dib-manifests/packages.txt", work / "packages.txt")
+        return {"sha256": sha256}
+    raw = work / "disk.raw"
+    with ui.step("assembling the disk"):
+        assemble.disk(rootfs, raw, _EPOCH, log)
+    dib.remove_tree(rootfs)
+    return base.take_disk(raw, work, spec.provider, log)
 
 
 def fixed_environment(spec: Spec) -> dict[str, str]:
     """The variables of a build that are the same on every machine."""
     row = distributions.distribution(spec.distribution)
-    return {"DIB_RELEASE": row.version, "DIB_DEBUG_TRACE": "0", **row.environment}
+    found = {"DIB_RELEASE": row.version, "DIB_DEBUG_TRACE": "0", **row.environment}
+    if row.family == "el":
+        release = releases.release(spec.release)
+        found["STACKLAB_PACKAGES"] = " ".join(release.packages)
+        if release.status == "end of life":
+            found["STACKLAB_REPOSITORIES"] = " ".join(
+                f"{name}={url}" for name, url in release.repositories.items()
+            )
+        else:
+            found["STACKLAB_ENABLING"] = release.enabling
+    return found
+
+
+def _environment(spec: Spec, work: Path, log: Path) -> dict[str, str]:
+    row = distributions.distribution(spec.distribution)
+    found = dib.environment(work, fixed_environment(spec), dib.apt_mirrors(row.version))
+    if _kind(spec) == "raw":
+        found |= dib.block_device()
+    if row.family == "debian":
+        found["STACKLAB_PACKSTACK_WHEEL"] = str(_wheel(releases.release(spec.release), log))
+    return found
 
 
 def _wheel(release: releases.Release, log: Path) -> Path:
@@ -85,8 +126,6 @@ def _wheel(release: releases.Release, log: Path) -> Path:
 
 def _unpack(archive: Path, rootfs: Path) -> str:
     """Unpack the image and return its sha256; owners, modes and file capabilities are kept."""
-    if not archive.is_file():
-        raise CommandFailed("diskimage-builder ended well but left no image", hint="see the build log")
     rootfs.mkdir()
     digest = hashlib.sha256()
     tar = subprocess.Popen(
@@ -101,4 +140,7 @@ def _unpack(archive: Path, rootfs: Path) -> str:
     tar.stdin.close()
     if tar.wait() != 0:
         raise CommandFailed(f"{archive.name} cannot be unpacked", hint="is the disk full?")
+    for name in ("proc", "sys"):
+        # dib leaves them out together with what was mounted on them.
+        (rootfs / name).mkdir(mode=0o555, exist_ok=True)
     return digest.hexdigest()

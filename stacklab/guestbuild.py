@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stacklab import base, dib, download, files, guestboot, guestcontract, guests, ui, variants
+from stacklab import base, contract, dib, download, files, guestboot, guestcontract, guests, ui, variants
 from stacklab.catalogue import UPLOAD_ONLY, Entry
 from stacklab.errors import LabError
 from stacklab.guests import GuestImage
@@ -226,7 +226,7 @@ def _build(entry: Entry, stem: str, work: Path, log: Path) -> str:
             raise LabError(f"the built image breaks the contract:\n{text}", hint=f"build log: {log}")
     packages = files.cache_dir() / "guests" / f"{stem}.packages.txt"
     files.write(packages, (tree / guestcontract.PACKAGES).read_text(encoding="utf-8"))
-    return guestcontract.kernels(tree)[-1]
+    return contract.kernels(tree)[-1]
 
 
 def _probe(entry: Entry) -> GuestImage:

@@ -1,19 +1,15 @@
 """What every guest image built here has to keep, checked offline from the image's own files.
 
-The files are copied out of the image by debugfs: nothing is mounted, no loop device is needed.
 diskimage-builder ends well on broken images, so no image gets its name unchecked.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from stacklab import contract
-from stacklab.errors import CommandFailed
-from stacklab.run import run
+from stacklab import contract, diskfiles
 
 # Part of an image's inputs: raise it when a check changes, and old images are built anew.
 VERSION = 1
@@ -27,7 +23,6 @@ _PROGRAMS = {
     "qemu-guest-agent": ("usr/sbin/qemu-ga", "usr/bin/qemu-ga"),
     "sshd": ("usr/sbin/sshd",),
 }
-_SECTOR = 512
 
 
 def extract(image: Path, tree: Path, log: Path) -> None:
@@ -35,37 +30,15 @@ def extract(image: Path, tree: Path, log: Path) -> None:
 
     Raises CommandFailed when there is no such partition or it cannot be read.
     """
-    place = f"{image}?offset={_start(image, log)}"
-    tree.mkdir()
-    (tree / "mbr").write_bytes(_first_sector(image))
-    for name in _TREES:
-        parent = tree / Path(name).parent
-        parent.mkdir(parents=True, exist_ok=True)
-        _debugfs(place, f'rdump "/{name}" "{parent}"', log)
-    wanted = [f"/{path}" for paths in _PROGRAMS.values() for path in paths]
-    wanted += [f"/usr/lib/modules/{name}/modules.dep" for name in kernels(tree)]
-    for path in wanted:
-        # debugfs ends well whatever happens; a file that is there has its inode shown.
-        if re.search(r"^Inode: \d+", _debugfs(place, f'stat "{path}"', log), re.MULTILINE):
-            (tree / path[1:]).parent.mkdir(parents=True, exist_ok=True)
-            (tree / path[1:]).touch()
-    modules = tree / "usr/lib/modules"
-    if modules.is_dir():
-        (tree / "lib").mkdir()
-        (tree / "lib/modules").symlink_to(modules)
-
-
-def kernels(tree: Path) -> list[str]:
-    """The versions of all kernels in /boot, the newest last."""
-    names = (path.name.removeprefix("vmlinuz-") for path in (tree / "boot").glob("vmlinuz-*"))
-    return sorted((name for name in names if "rescue" not in name), key=contract.release)
+    programs = [path for paths in _PROGRAMS.values() for path in paths]
+    diskfiles.extract(image, tree, _TREES, programs, log)
 
 
 def check(tree: Path) -> list[str]:
     """All that is wrong with the image that `tree` was extracted from, as sentences."""
     checks: tuple[Callable[[Path], list[str]], ...] = (
         contract.kernel,
-        _boot,
+        contract.boot,
         _programs,
         _units,
         _sources,
@@ -75,57 +48,6 @@ def check(tree: Path) -> list[str]:
         _packages,
     )
     return [problem for one in checks for problem in one(tree)]
-
-
-def _debugfs(place: str, request: str, log: Path) -> str:
-    return run(["debugfs", "-R", request, place], log=log, hint="is the image's filesystem ext4?").output
-
-
-def _start(image: Path, log: Path) -> int:
-    """Where the only partition begins, in bytes."""
-    table = run(["sfdisk", "--json", image], log=log, merge_stderr=False)
-    partitions = json.loads(table.output)["partitiontable"]["partitions"]
-    if len(partitions) != 1:
-        raise CommandFailed(
-            f"{image.name} has {len(partitions)} partitions; the check knows images with one",
-            hint="take the element block-device-mbr",
-        )
-    return int(partitions[0]["start"]) * _SECTOR
-
-
-def _first_sector(image: Path) -> bytes:
-    with image.open("rb") as handle:
-        return handle.read(_SECTOR)
-
-
-def _boot(tree: Path) -> list[str]:
-    found = kernels(tree)
-    if not found:
-        return []  # said already
-    newest = found[-1]
-    problems = []
-    if b"GRUB" not in (tree / "mbr").read_bytes():
-        problems.append("the disk's first sector holds no GRUB: nothing would boot")
-    entries = _entries(tree)
-    own = [line for line in entries if f"vmlinuz-{newest}" in line]
-    if not own:
-        problems.append(f"the newest kernel {newest} has no boot entry")
-    elif not any(re.search(r"\bconsole=ttyS0\b", line) for line in own):
-        problems.append(f"the boot entry of {newest} has no serial console: console=ttyS0 is missing")
-    return problems
-
-
-def _entries(tree: Path) -> list[str]:
-    """Kernel and arguments of every boot entry, one a line, from GRUB's own or the loader's files."""
-    lines = []
-    for name in ("boot/grub/grub.cfg", "boot/grub2/grub.cfg"):
-        if (tree / name).is_file():
-            text = (tree / name).read_text(encoding="utf-8", errors="replace")
-            lines += re.findall(r"^\s*linux(?:16|efi)?\s+(.*)$", text, re.MULTILINE)
-    for path in sorted((tree / "boot/loader/entries").glob("*.conf")):
-        values = dict(line.split(maxsplit=1) for line in path.read_text().splitlines() if " " in line.strip())
-        lines.append(f"{values.get('linux', '')} {values.get('options', '')}")
-    return lines
 
 
 def _programs(tree: Path) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import catalogue, dib, files, guestboot, guestbuild, guestcontract, variants
+from stacklab import catalogue, contract, dib, files, guestboot, guestbuild, guestcontract, variants
 from stacklab.guests import GuestImage
 
 pytestmark = pytest.mark.integration
@@ -65,7 +65,7 @@ def test_its_files_keep_the_contract(raw: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     guestcontract.extract(raw, tree, tmp_path / "log")
     assert guestcontract.check(tree) == []
-    (kernel,) = guestcontract.kernels(tree)
+    (kernel,) = contract.kernels(tree)
     packages = (tree / guestcontract.PACKAGES).read_text()
     assert f"linux-image-{kernel} " in packages
     stem = image_stem(guestbuild.find(ENTRY)[0])

@@ -174,11 +174,50 @@ def test_names_of_the_other_family(root: Path) -> None:
     assert contract.check(root, "lxc") == []
 
 
-def test_only_containers_need_what_is_for_containers(root: Path) -> None:
-    put("etc/fstab", "/dev/vda1 / ext4 defaults 0 1\n")(root)
+MENU = f"""menuentry 'Linux {KERNEL}' {{
+    linux /boot/vmlinuz-{KERNEL} root=LABEL=stacklab-root ro console=tty0 console=ttyS0,115200
+    initrd /boot/initrd.img-{KERNEL}
+}}
+"""
+
+
+@pytest.fixture
+def machine(root: Path) -> Path:
+    """What is for containers only is not there; what a disk needs to boot is."""
+    put("etc/fstab", "LABEL=stacklab-root / ext4 defaults 0 1\n")(root)
     remove(f"{SYSTEM}/systemd-udev-trigger.service")(root)
     remove(f"{SYSTEM}/chrony.service.d")(root)
-    assert contract.check(root, "libvirt") == []
+    put("boot/grub/grub.cfg", MENU)(root)
+    for name in ("dev", "proc", "run", "sys"):
+        (root / name).mkdir()
+    (root / "mbr").write_bytes(b"\xeb\x63\x90GRUB ".ljust(512, b"\0"))
+    return root
+
+
+def test_a_machine_needs_nothing_that_is_for_containers(machine: Path) -> None:
+    assert contract.check(machine, "libvirt") == []
+    assert len(contract.check(machine, "lxc")) == 3
+
+
+UNBOOTABLE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no boot loader": (put("mbr"), "the disk's first sector holds no GRUB: nothing would boot"),
+    "no /proc": (remove("proc"), "/proc is missing: systemd would stop there"),
+    "no menu": (remove("boot/grub"), f"the newest kernel {KERNEL} has no boot entry"),
+    "another kernel's menu": (
+        put("boot/grub/grub.cfg", MENU.replace(KERNEL, "6.1.0-9-amd64")),
+        f"the newest kernel {KERNEL} has no boot entry",
+    ),
+    "no serial console": (
+        put("boot/grub/grub.cfg", MENU.replace("console=ttyS0,115200", "quiet")),
+        f"the boot entry of {KERNEL} has no serial console: console=ttyS0 is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "problem"), UNBOOTABLE.values(), ids=UNBOOTABLE)
+def test_unbootable(change: Callable[[Path], None], problem: str, machine: Path) -> None:
+    change(machine)
+    assert contract.check(machine, "libvirt") == [problem]
 
 
 def test_all_faults_are_named_at_once(root: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import guestcontract
+from stacklab import contract, guestcontract
 from stacklab.errors import CommandFailed
 from tests.unit.guest_disks import KERNEL, SYSTEM, make_disk, sound
 
@@ -19,7 +19,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_a_sound_tree(tree: Path) -> None:
     assert guestcontract.check(tree) == []
-    assert guestcontract.kernels(tree) == ["6.1.0-9-amd64", KERNEL]
+    assert contract.kernels(tree) == ["6.1.0-9-amd64", KERNEL]
 
 
 def test_the_boot_entries_of_red_hats_family(tree: Path) -> None:

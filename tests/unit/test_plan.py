@@ -116,9 +116,9 @@ def test_an_agent_that_is_not_to_be_had(asked: str, release: str, distribution: 
 def test_a_provider_without_an_image_is_refused(make_plan: Callable[..., Plan]) -> None:
     make_plan()
     with pytest.raises(InvalidInput) as caught:
-        resolve(load(), provider="libvirt")
+        resolve(load(), provider="vmware_desktop")
     assert str(caught.value) == (
-        f"{TOPOLOGIES / 'two-node.yaml'}: provider: libvirt has no debian-12 image: take lxc"
+        f"{TOPOLOGIES / 'two-node.yaml'}: provider: vmware_desktop has no debian-12 image: take lxc, libvirt"
     )
     assert caught.value.exit_code == 2
 
@@ -131,7 +131,7 @@ def test_all_that_is_impossible_is_named_at_once(make_plan: Callable[..., Plan])
             provider="vmware_desktop",
         )
     assert [(problem.path, problem.message) for problem in caught.value.problems] == [
-        ("provider", "vmware_desktop has no debian-12 image: take lxc"),
+        ("provider", "vmware_desktop has no debian-12 image: take lxc, libvirt"),
         ("release", "epoxy does not run on debian-12: take centos-stream-9, rocky-9"),
         ("network_agent", "epoxy on debian-12 has no linuxbridge: take openvswitch"),
     ]
