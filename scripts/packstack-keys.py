@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Write stacklab/data/packstack/VERSION.json: every answer-file key of one Packstack version.
+"""Write stacklab/data/packstack/VERSION.json: every answer-file key of Packstack versions.
 
-    scripts/packstack-keys.py 21.0.1
+    scripts/packstack-keys.py 21.0.1 26.0.0
+    scripts/packstack-keys.py 13.0.0 --source DIRECTORY
 
-The table comes from Packstack itself: its wheel is taken from the package index with pip into a
-virtual environment of its own (a temporary directory, removed afterwards), and its plugins are
-loaded there, in a subprocess, as `packstack.installer.run_setup` loads them. They run unmodified,
-but for Packstack's working directory, which is moved out of /var/tmp. netifaces needs a C compiler;
-where it cannot be installed a stub takes its place, which is enough to load.
+The table comes from Packstack itself: its wheel is taken from the package index with pip (a temporary
+directory, removed afterwards), or, for a version that the index does not have, from a copy of its
+sources, such as a checkout of its git tag. Its plugins are loaded, in a subprocess, as
+`packstack.installer.run_setup` loads them. They run unmodified, but for Packstack's working directory,
+which is moved out of /var/tmp. netifaces needs a C compiler; where it cannot be installed a stub takes
+its place, which is enough to load.
 
 A parameter has, in the order of Packstack's groups: name, group, default (a plain value, else null),
 runtime (why the default is null: what Packstack computes when it starts: "address", "host-name",
-"home", "secret"), options, validators and processors (names of Packstack's functions), masked (a
-password), conf_only (no command-line option), deprecates (old names), usage. A group has the
-condition under which Packstack reads it: null (always), {"key", "equals"}, or {"function"}.
+"home", "secret"), options, validators (names of Packstack's functions), masked (a password), deprecates
+(old names); what is empty or false is left out. A group has the condition under which Packstack reads
+it: null (always), {"key", "equals"}, or {"function"}.
 
 The output depends on the version alone: the machine's address, its name, the home directory and
 uuid.uuid4 are replaced by marks while loading, and a default with a mark in it becomes null.
@@ -21,8 +23,13 @@ uuid.uuid4 are replaced by marks while loading, and a default with a mark in it 
 
 from __future__ import annotations
 
+import argparse
+import builtins
+import functools
 import json
 import os
+import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,9 +41,13 @@ from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).resolve().parent.parent / "stacklab" / "data" / "packstack"
-NEEDED = ("netaddr", "PyYAML", "distro", "pyOpenSSL", "docutils", "pbr")
+NEEDED = ("netaddr", "PyYAML", "distro", "pyOpenSSL", "docutils", "pbr", "six")
 NEEDED_TO_RUN = ("netifaces",)
 VAR_DIR = "'/var/tmp/packstack'"
+FIRST_PYTHON_3 = 14
+QUIET: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+SORTED = sorted
+PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 
 # What stands for a value of the machine while the plugins load; 192.0.2.0/24 is for documentation.
 MARKS = {
@@ -49,16 +60,28 @@ PLACEHOLDER = "PW_PLACEHOLDER"  # packstack.installer.processors.process_passwor
 
 
 def main(arguments: list[str]) -> int:
-    """Make the table of the version named on the command line."""
+    """Make the tables of the versions named on the command line."""
     if arguments == ["--load"]:
         json.dump(load(), sys.stdout)
         return 0
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print(f"{__doc__}\nusage: packstack-keys.py VERSION", file=sys.stderr)
-        return 2
-    version = arguments[0]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("version", nargs="+")
+    parser.add_argument("--source", type=Path, help="Packstack's sources, for one version")
+    asked = parser.parse_args(arguments)
+    if asked.source and len(asked.version) > 1:
+        parser.error("--source is of one version")
     with tempfile.TemporaryDirectory(prefix="packstack-keys-") as temporary:
-        table = load_in(Path(temporary), version)
+        place = Path(temporary)
+        python = environment(place)
+        for version in asked.version:
+            write(version, load_in(place / version, python, version, asked.source))
+    return 0
+
+
+def write(version: str, table: dict[str, Any]) -> None:
+    """Write one version's table."""
     text = pretty(version, table)
     if "\0" in text or "\\u0000" in text:
         raise SystemExit("a NUL byte in the table")
@@ -66,29 +89,30 @@ def main(arguments: list[str]) -> int:
     target = DATA / f"{version}.json"
     target.write_text(text, encoding="utf-8")
     print(f"{target.relative_to(DATA.parent.parent.parent)}: {len(table['parameters'])} parameters")
-    return 0
 
 
-def load_in(place: Path, version: str) -> dict[str, Any]:
-    """Install this version of Packstack under `place` and load it with a Python of its own."""
-    environment = place / "venv"
-    venv.create(environment, with_pip=True)
-    python = str(environment / "bin" / "python")
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *NEEDED], check=True, stdin=subprocess.DEVNULL)
-    subprocess.run([*pip, *NEEDED_TO_RUN], check=False, stdin=subprocess.DEVNULL)
-    subprocess.run([*pip, "--no-deps", f"packstack=={version}"], check=True, stdin=subprocess.DEVNULL)
-    (var,) = environment.glob("lib/python*/site-packages/packstack/installer/basedefs.py")
-    source = var.read_text(encoding="utf-8")
-    if source.count(VAR_DIR) != 1:
-        raise SystemExit(f"Packstack {version}: {VAR_DIR} is not in basedefs.py once")
-    var.write_text(source.replace(VAR_DIR, repr(str(place / "var"))), encoding="utf-8")
+def environment(place: Path) -> str:
+    """A virtual environment with what Packstack needs; returns its Python."""
+    venv.create(place / "venv", with_pip=True)
+    python = str(place / "venv" / "bin" / "python")
+    subprocess.run([python, *PIP, *NEEDED], check=True, stdin=subprocess.DEVNULL)
+    subprocess.run([python, *PIP, *NEEDED_TO_RUN], check=False, stdin=subprocess.DEVNULL)
+    return python
+
+
+def load_in(place: Path, python: str, version: str, source: Path | None) -> dict[str, Any]:
+    """Put this version of Packstack under `place` and load it."""
+    code = place / "code"
+    install(code, python, version, source)
     home = place / MARKS["home"]
     (home / ".ssh").mkdir(parents=True)
     (home / ".ssh" / "id.pub").touch()
     done = subprocess.run(
         [python, str(Path(__file__).resolve()), "--load"],
-        env={"HOME": str(home), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"},
+        env={
+            **{"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": str(code)},
+            **{"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"},
+        },
         cwd=place,
         check=True,
         stdin=subprocess.DEVNULL,
@@ -98,14 +122,48 @@ def load_in(place: Path, version: str) -> dict[str, Any]:
     return table
 
 
-def load() -> dict[str, Any]:
-    """Load Packstack's plugins with marks in place of what is the machine's; groups and parameters."""
-    uuid.uuid4 = lambda: uuid.UUID(hex=MARKS["secret"] * 2)
-    socket.gethostname = lambda: MARKS["host-name"]
+def install(code: Path, python: str, version: str, source: Path | None = None) -> None:
+    """Put this version's modules under `code`, with a working directory of their own beside it."""
+    if source:
+        shutil.copytree(source / "packstack", code / "packstack")
+    else:
+        wanted = ["--no-deps", "--target", str(code), f"packstack=={version}"]
+        subprocess.run([python, *PIP, *wanted], check=True, stdin=subprocess.DEVNULL)
+    if int(version.split(".", maxsplit=1)[0]) < FIRST_PYTHON_3:
+        # Up to Python 3.12, which is enough: there is no newer version of those to come.
+        subprocess.run([python, "-m", "lib2to3", "-w", "-n", str(code)], check=True, **QUIET)
+    basedefs = code / "packstack" / "installer" / "basedefs.py"
+    text = basedefs.read_text(encoding="utf-8")
+    if text.count(VAR_DIR) != 1:
+        raise SystemExit(f"Packstack {version}: {VAR_DIR} is not in basedefs.py once")
+    basedefs.write_text(text.replace(VAR_DIR, repr(str(code.parent / "var"))), encoding="utf-8")
+
+
+def sorted_with_cmp(items: Any, cmp: Any = None, key: Any = None, reverse: bool = False) -> list[Any]:
+    """Python 2's `sorted`: lib2to3 has no fixer for its `cmp`."""
+    return SORTED(items, key=functools.cmp_to_key(cmp) if cmp else key, reverse=reverse)
+
+
+def prepare() -> None:
+    """Let versions that were written for older Pythons be imported, and without their document."""
+    # Python 3.8 dropped it; versions up to 15 ask.
+    platform.linux_distribution = lambda: ("CentOS Linux", "7", "Core")  # type: ignore[attr-defined]
+    builtins.sorted = sorted_with_cmp  # type: ignore[assignment]
     try:
         __import__("netifaces")
     except ImportError:
         sys.modules["netifaces"] = types.ModuleType("netifaces")
+    from packstack.modules import documentation  # type: ignore[import-not-found]
+
+    # It fills in texts from a document that is not among the wheel's own files.
+    documentation.update_params_usage = lambda *arguments, **named: None
+
+
+def load() -> dict[str, Any]:
+    """Load Packstack's plugins with marks in place of what is the machine's; groups and parameters."""
+    uuid.uuid4 = lambda: uuid.UUID(hex=MARKS["secret"] * 2)
+    socket.gethostname = lambda: MARKS["host-name"]
+    prepare()
     from packstack.installer import utils  # type: ignore[import-not-found]
 
     utils.get_localhost_ip = utils.network.get_localhost_ip = lambda: MARKS["address"]
@@ -135,20 +193,17 @@ def condition(group: Any) -> dict[str, Any] | None:
 def describe(group: str, parameter: Any) -> dict[str, Any]:
     """One parameter, as plain data."""
     default, runtime = plain(parameter.DEFAULT_VALUE)
-    return {
+    found = {
         "name": parameter.CONF_NAME,
         "group": group,
         "default": default,
         "runtime": runtime,
         "options": [str(option) for option in parameter.OPTION_LIST or ()],
         "validators": [function.__name__ for function in parameter.VALIDATORS or ()],
-        "processors": [function.__name__ for function in parameter.PROCESSORS or ()],
         "masked": bool(parameter.MASK_INPUT),
-        "conf_only": bool(parameter.USE_DEFAULT),
         "deprecates": list(parameter.DEPRECATES or ()),
-        # docutils leaves NUL bytes where the text had a backslash.
-        "usage": " ".join((parameter.USAGE or "").replace("\0", "").split()),
     }
+    return {name: value for name, value in found.items() if value or name == "default"}
 
 
 def plain(default: Any) -> tuple[Any, str | None]:

@@ -62,11 +62,11 @@ def _key(row: dict[str, Any], condition: dict[str, str] | None) -> Key:
     return Key(
         name=row["name"],
         default=None if row["default"] is None else str(row["default"]),
-        runtime=row["runtime"],
-        options=tuple(row["options"]),
-        validators=tuple(row["validators"]),
-        masked=row["masked"],
-        deprecates=tuple(row["deprecates"]),
+        runtime=row.get("runtime"),
+        options=tuple(row.get("options", ())),
+        validators=tuple(row.get("validators", ())),
+        masked=row.get("masked", False),
+        deprecates=tuple(row.get("deprecates", ())),
         condition=(condition["key"], condition["equals"]) if condition and "key" in condition else None,
         always=condition is None,
     )
