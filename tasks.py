@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from invoke import Collection
 
-from stacklab.tasks import base, boxes, images, inputs, labs, snapshots, tests, topologies
+from stacklab.tasks import base, boxes, images, inputs, labs, releases, snapshots, tests, topologies
 
 namespace = Collection.from_module(labs)
 namespace.add_task(base.build_base)
 namespace.add_task(tests.test)
+namespace.add_task(releases.releases)
+namespace.add_task(releases.answers)
 for module in (boxes, images, inputs, snapshots, topologies):
     namespace.add_collection(Collection.from_module(module))

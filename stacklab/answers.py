@@ -7,12 +7,12 @@ them first.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from stacklab import answercheck, services
+from stacklab import answercheck, distributions, plan, releases, services
 from stacklab.errors import InvalidInput, LabError, Problem
-from stacklab.keytable import SAME_SECRET, Key, secret_names, table
+from stacklab.keytable import SAME_SECRET, Key, draw, secret_names, table
 from stacklab.model import Topology
-from stacklab.plan import TUNNEL_BRIDGE
 
 SSH_KEY = "/root/.ssh/id_ed25519.pub"
 
@@ -65,6 +65,33 @@ def render(
     if problems:
         raise InvalidInput(problems)
     return text
+
+
+def workers(topology: Topology) -> int:
+    """Processes of each service: a number that fits the smallest node."""
+    return max(min(node.cpus for node in topology.nodes) // 2, 1)
+
+
+def of_release(topology: Topology, release: str = "auto", distribution: str = "auto") -> str:
+    """An answer file with secrets of its own, for a release and the distribution that it is to run on.
+
+    Raises InvalidInput for what the release, its Packstack or the distribution cannot have.
+    """
+    on = distribution if distribution != "auto" else topology.distribution
+    asked = release if release != "auto" else topology.release
+    if asked == "auto":
+        asked = distributions.distribution("debian-12" if on == "auto" else on).release
+    row = releases.release(asked)
+    on = row.distributions[0] if on == "auto" else on
+    if on not in row.distributions:
+        message = f"{row.name} does not run on {on}: take {', '.join(row.distributions)}"
+        raise InvalidInput([Problem(topology.file, "release", message)])
+    choice = services.choose(topology, row.packstack, on)
+    if choice.problems:
+        raise InvalidInput(choice.problems)
+    lab = replace(plan.settled(topology, row, on, "system"), services=choice.services)
+    secrets = draw(row.packstack)
+    return render(lab, packstack=row.packstack, secrets=secrets, datapath="system", workers=workers(lab))
 
 
 def _input_problems(topology: Topology, keys: Mapping[str, Key]) -> list[Problem]:
@@ -173,6 +200,9 @@ def _tunnels(topology: Topology, prefix: str, datapath: str) -> Choices:
         why = "stacklab: over the management network"
         return {f"{prefix}TUNNEL_IF": ("", why), f"{prefix}TUNNEL_SUBNETS": ("", why)}
     return {
-        f"{prefix}TUNNEL_IF": (TUNNEL_BRIDGE, "stacklab: where a userspace Open vSwitch looks for its route"),
+        f"{prefix}TUNNEL_IF": (
+            plan.TUNNEL_BRIDGE,
+            "stacklab: where a userspace Open vSwitch looks for its route",
+        ),
         f"{prefix}TUNNEL_SUBNETS": (topology.tunnel.cidr, f"topology {topology.name}: networks.tunnel"),
     }

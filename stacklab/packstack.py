@@ -45,14 +45,13 @@ def secrets(plan: Plan) -> dict[str, str]:
 
 def answer_file(plan: Plan, drawn: Mapping[str, str]) -> str:
     """The lab's answer file. Raises InvalidInput for an override that this Packstack does not take."""
-    workers = max(min(node.cpus for node in plan.topology.nodes) // 2, 1)
     wanted = {**services.answers(plan.topology, plan.provider), **plan.topology.answers}
     return answers.render(
         replace(plan.topology, answers=wanted),
         packstack=plan.packstack,
         secrets=drawn,
         datapath=plan.datapath,
-        workers=workers,
+        workers=answers.workers(plan.topology),
     )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from stacklab import answercheck, answers, keytable
+from stacklab import answercheck, answers, keytable, releases
+from stacklab import topology as topologies
 from stacklab.errors import InvalidInput, LabError
 from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
 
@@ -174,6 +177,70 @@ def test_linuxbridge_has_the_nic_itself() -> None:
     )
     assert values["CONFIG_NEUTRON_LB_INTERFACE_MAPPINGS"] == "extnet:eth1"
     assert values["CONFIG_NEUTRON_OVS_BRIDGE_IFACES"] == ""
+
+
+TOPOLOGIES = Path(__file__).parents[2] / "topologies"
+
+
+def pairs() -> list[tuple[str, str]]:
+    names = [path.stem for path in topologies.available(TOPOLOGIES)]
+    return [(name, release) for name in names for release in releases.names()]
+
+
+@pytest.mark.parametrize(("name", "release"), pairs())
+def test_every_release_has_a_file_for_every_topology(name: str, release: str) -> None:
+    lab = topologies.load(name, TOPOLOGIES)
+    text = answers.of_release(lab, release)
+    values, row = dict(lines(text)), releases.release(release)
+    assert list(values) == list(keytable.table(row.packstack))
+    assert values["CONFIG_NEUTRON_L2_AGENT"] == row.network_agents[0]
+    computes = [node.management for node in lab.with_role("compute")]
+    assert values["CONFIG_COMPUTE_HOSTS"].split(",") == computes
+    assert values["CONFIG_PROVISION_DEMO"] == "n"
+    own = {node.management for node in lab.nodes}
+    elsewhere = ("CONFIG_VCENTER_HOST", "CONFIG_TEMPEST_HOST")
+    places = [key for key in values if re.fullmatch(r"CONFIG_[A-Z]+_HOSTS?", key) and key not in elsewhere]
+    assert len(places) >= 7
+    for key in places:
+        assert set(values[key].split(",")) <= own, key
+
+
+def test_a_network_node_of_its_own() -> None:
+    values = dict(lines(answers.of_release(topologies.load("three-node", TOPOLOGIES), "epoxy")))
+    assert values["CONFIG_CONTROLLER_HOST"] == "10.0.0.11"
+    assert values["CONFIG_NETWORK_HOSTS"] == "10.0.0.21"
+    assert values["CONFIG_COMPUTE_HOSTS"] == "10.0.0.31"
+
+
+@pytest.mark.parametrize(
+    ("changes", "release", "distribution", "message"),
+    [
+        ({}, "epoxy", "centos-7", "release: epoxy does not run on centos-7: take centos-stream-9, rocky-9"),
+        ({"network_agent": "ovn"}, "zed", "debian-12", "network_agent: zed on debian-12 has no ovn"),
+        (
+            {"services": (*TWO_NODE.services, "panko"), "named_services": ("panko",)},
+            "yoga",
+            "auto",
+            "services: 'panko' cannot be here",
+        ),
+    ],
+)
+def test_what_a_release_cannot_have(
+    changes: dict[str, Any], release: str, distribution: str, message: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        answers.of_release(replace(TWO_NODE, **changes), release, distribution)
+    assert f"{FILE}: {message}" in str(caught.value)
+
+
+def test_the_release_is_the_topologys_or_the_distributions() -> None:
+    def version(lab: Topology, distribution: str = "auto") -> str:
+        return answers.of_release(lab, distribution=distribution).splitlines()[0]
+
+    assert (
+        version(replace(TWO_NODE, release="train")) == "# Answers for Packstack 15.1.0, written by stacklab"
+    )
+    assert "21.0.1" in version(TWO_NODE) and "21.0.1" in version(TWO_NODE, "debian-12")
 
 
 def test_a_service_or_agent_that_does_not_exist_is_refused() -> None:

@@ -31,6 +31,7 @@ TASKS = {
         "test",
     ),
     *("topologies.list", "topologies.show", "topologies.validate"),
+    *("answers", "releases"),
     *("images.list", "images.build", "images.upload", "images.prune", "images.export-nodepool"),
     *("boxes.list", "boxes.build", "boxes.prune"),
     *("inputs.list", "inputs.fetch"),
@@ -224,3 +225,13 @@ def test_topologies(cli: Cli) -> None:
     shown = json.loads(cli("topologies.show", "two-node").stdout)
     assert [node["management"] for node in shown["nodes"]] == ["10.0.0.11", "10.0.0.31"]
     assert cli("topologies.validate", "two-node").stdout.endswith("two-node.yaml: 2 nodes, all right\n")
+
+
+def test_releases_and_answers(cli: Cli) -> None:
+    assert re.search(r"stein +Stein +end of life +centos-7", cli("releases").stdout)
+    assert json.loads(cli("releases", "--release", "zed", "--json").stdout)[0]["packstack"] == "21.0.1"
+    said = cli("answers", "--topology", "three-node", "--release", "epoxy").stdout
+    assert said.startswith("# Answers for Packstack 26.0.0")
+    assert "# topology three-node: nodes\nCONFIG_NETWORK_HOSTS=10.0.0.21\n" in said
+    refused = cli("answers", "--release", "epoxy", "--distribution", "debian-12", code=2)
+    assert "epoxy does not run on debian-12" in refused.stderr

@@ -57,8 +57,8 @@ def test_releases_have_what_the_data_claims(version: str) -> None:
 
 
 def test_what_a_release_does_not_have() -> None:
-    assert services.obstacle("panko", "19.0.1", "") == ""
-    assert services.obstacle("panko", "20.0.1", "") == "Packstack had it until 19, this is 20.0.1"
+    assert services.obstacle("panko", "18.0.1", "") == ""
+    assert services.obstacle("panko", "19.0.1", "") == "Packstack had it until 18, this is 19.0.1"
     assert services.obstacle("sahara", "12.0.0", "") == "Packstack has it from 13 on, this is 12.0.0"
     assert services.obstacle("heat", "26.0.0", "") == ""
     assert "Puppet module" in services.obstacle("trove", "21.0.1", "debian-12")
@@ -79,7 +79,7 @@ def test_what_is_named_must_be_possible() -> None:
     choice = services.choose(lab("[full, trove, panko]"), "21.0.1", "debian-12")
     assert [str(problem) for problem in choice.problems] == [
         "lab.yaml: services: 'trove' cannot be here: Debian has no Puppet module for it",
-        "lab.yaml: services: 'panko' cannot be here: Packstack had it until 19, this is 21.0.1",
+        "lab.yaml: services: 'panko' cannot be here: Packstack had it until 18, this is 21.0.1",
     ]
 
 

@@ -1,0 +1,39 @@
+"""Tasks on OpenStack releases and on Packstack's answer files."""
+
+from __future__ import annotations
+
+from invoke import Context, task
+
+from stacklab.tasks.common import TOPOLOGY, edge
+
+
+@task(help={"release": "everything about this one", "json": "as JSON on standard output"})
+@edge
+def releases(c: Context, release: str = "", json: bool = False) -> None:
+    """Show the OpenStack releases: where they run, with which Packstack, what is end of life."""
+    from stacklab import show_releases
+
+    show_releases.releases(release, as_json=json)
+
+
+@task(
+    help={
+        "topology": TOPOLOGY["topology"],
+        "release": "the OpenStack release; the topology's, or the distribution's, by default",
+        "distribution": "what the nodes run; the topology's, or what the release runs on, by default",
+    }
+)
+@edge
+def answers(c: Context, topology: str = "", release: str = "auto", distribution: str = "auto") -> None:
+    """Print the answer file that Packstack would get.
+
+    Each value says where it comes from. Passwords are drawn for this one file; a lab's own file is in
+    its directory. The tunnels are those of virtual machines.
+    """
+    from stacklab import answers as answer_files
+    from stacklab import lab as labs
+    from stacklab import topology as topologies
+    from stacklab import ui
+
+    found = topologies.load(topology or c.topology, labs.TOPOLOGIES)
+    ui.out(answer_files.of_release(found, release, distribution))
