@@ -11,6 +11,14 @@ from typing import Any
 
 from stacklab.errors import Problem
 
+# Regular expressions of whole values; the JSON schema for editors has the same.
+HOSTNAME = "[a-z]([a-z0-9-]*[a-z0-9])?"
+_LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+DOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+# Linux allows 64 characters for a host name; a node's own name may take 30 of them.
+DOMAIN_LENGTH = 32
+SIZE = "([0-9]{1,9}) *([MG])i?B"
+
 
 @dataclass
 class Checker:
@@ -77,17 +85,17 @@ class Checker:
         return tuple(value) if len(self.problems) == before else ()
 
     def hostname(self, path: str, value: Any, longest: int) -> str:
-        sound = isinstance(value, str) and re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", value)
+        sound = isinstance(value, str) and re.fullmatch(HOSTNAME, value)
         if value is not None and not (sound and len(value) <= longest):
             rule = f"lowercase letters, digits and inner dashes, a letter first, at most {longest} characters"
             self.problem(path, f"{show(value)} is not a valid name: take {rule}")
         return str(value)
 
     def domain(self, path: str, value: Any) -> str:
-        # Linux allows 64 characters for a host name; a node's own name may take 30 of them.
-        label = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
-        if not (isinstance(value, str) and len(value) <= 32 and re.fullmatch(rf"{label}(\.{label})*", value)):
-            rule = "lowercase letters, digits and inner dashes between dots, at most 32 characters"
+        if not (isinstance(value, str) and len(value) <= DOMAIN_LENGTH and re.fullmatch(DOMAIN, value)):
+            rule = (
+                f"lowercase letters, digits and inner dashes between dots, at most {DOMAIN_LENGTH} characters"
+            )
             self.problem(path, f"{show(value)} is not a valid domain: take {rule}, such as lab.test")
         return str(value)
 
@@ -100,7 +108,7 @@ class Checker:
 
     def size(self, path: str, value: Any, least: int) -> int:
         """A size in MiB; `least` in GiB. GB means GiB, as it does for the memory of a machine."""
-        match = re.fullmatch(r"([0-9]{1,9}) *([MG])i?B", value) if isinstance(value, str) else None
+        match = re.fullmatch(SIZE, value) if isinstance(value, str) else None
         if match:
             mebibytes = int(match[1]) * (1024 if match[2] == "G" else 1)
             if mebibytes < least * 1024:

@@ -25,7 +25,7 @@ DISTRIBUTIONS = ("auto", *distributions.names())
 RELEASES = ("auto", *releases.names())
 NETWORK_AGENTS = ("auto", "ovn", "openvswitch", "linuxbridge")
 
-_TOP_KEYS = (
+TOP_KEYS = (
     *("name", "description", "distribution", "release", "provider", "domain"),
     *("networks", "nodes", "services", "network_agent", "answers"),
 )
@@ -33,15 +33,19 @@ _TOP_REQUIRED = {
     "name": "give the lab a name, such as two-node",
     "nodes": "describe the nodes, such as controller: {roles: [controller, network], management: 10.0.0.11}",
 }
-_NODE_KEYS = ("roles", "count", "management", "cpus", "memory", "disk", "extra_disks")
+NODE_KEYS = ("roles", "count", "management", "cpus", "memory", "disk", "extra_disks")
 _NODE_REQUIRED = {
     "roles": f"give a list of {', '.join(ROLES)}",
     "management": "give an address of the management network, such as 10.0.0.31",
 }
 
 # Vagrant's providers attach them by letter; a lab has no use for more.
-_MOST_DISKS = 8
+MOST_DISKS = 8
+# Characters of a lab's and of a node's name; the least and the most of a group's nodes and of a node's CPUs.
+NAME_LENGTH, NODE_NAME_LENGTH = 24, 30
+COUNT, CPUS = (1, 50), (1, 64)
 
+ANSWER = "CONFIG_[A-Z0-9_]+"
 # What stacklab writes into the answer file itself; an override would let the lab and its plan disagree.
 _OWN_ANSWERS = (
     (("_PW", "_PASSWORD", "_TOKEN"), "holds a secret, and stacklab makes those for each lab: leave it out"),
@@ -75,12 +79,12 @@ def load(path_or_name: str, directory: Path) -> Topology:
 def parse(text: str, file: str) -> Topology:
     """Check the text of a topology file, `file` for messages. Raises InvalidInput with all its problems."""
     check = Checker(file)
-    top = check.mapping("", read_yaml(check, text), _TOP_KEYS, _TOP_REQUIRED)
+    top = check.mapping("", read_yaml(check, text), TOP_KEYS, _TOP_REQUIRED)
     domain = check.domain("domain", top.get("domain", "lab.test"))
     networks = network_section.read(check, top.get("networks"))
     at = networks.text
     topology = Topology(
-        name=check.hostname("name", top.get("name"), 24),
+        name=check.hostname("name", top.get("name"), NAME_LENGTH),
         description=check.text("description", top.get("description", "")),
         file=file,
         domain=domain,
@@ -151,14 +155,14 @@ def _roles(check: Checker, nodes: list[Node]) -> None:
 def _group(check: Checker, name: str, value: Any, networks: Networks, domain: str) -> list[Node]:
     """The nodes that one entry stands for; their addresses are empty when they could not be worked out."""
     path = join("nodes", name)
-    spec = check.mapping(path, value, _NODE_KEYS, _NODE_REQUIRED)
+    spec = check.mapping(path, value, NODE_KEYS, _NODE_REQUIRED)
     roles = check.choices(f"{path}.roles", spec["roles"], ROLES, "role") if "roles" in spec else ()
     names = [name]
     if "count" in spec:
-        names = [f"{name}{i + 1}" for i in range(check.integer(f"{path}.count", spec["count"], 1, 50))]
-    check.hostname(path, names[-1], 30)
+        names = [f"{name}{i + 1}" for i in range(check.integer(f"{path}.count", spec["count"], *COUNT))]
+    check.hostname(path, names[-1], NODE_NAME_LENGTH)
     large = "controller" in roles
-    cpus = check.integer(f"{path}.cpus", spec.get("cpus", 2), 1, 64)
+    cpus = check.integer(f"{path}.cpus", spec.get("cpus", 2), *CPUS)
     memory = check.size(f"{path}.memory", spec.get("memory", "8 GB" if large else "4 GB"), 1)
     disk = _disk(check, f"{path}.disk", spec.get("disk", "60 GB" if large else "40 GB"), 10)
     extra = _extra_disks(check, f"{path}.extra_disks", spec.get("extra_disks", []))
@@ -184,8 +188,8 @@ def _extra_disks(check: Checker, path: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list):
         check.problem(path, f"{show(value)} is not a list: write it such as [20 GB]")
         return ()
-    if len(value) > _MOST_DISKS:
-        check.problem(path, f"{len(value)} disks are too many: take at most {_MOST_DISKS}")
+    if len(value) > MOST_DISKS:
+        check.problem(path, f"{len(value)} disks are too many: take at most {MOST_DISKS}")
     return tuple(_disk(check, path, item, 1) for item in value)
 
 
@@ -239,7 +243,7 @@ def _answers(check: Checker, value: Any) -> dict[str, str]:
     for key, item in check.mapping("answers", value).items():
         path = join("answers", key)
         owned = next((reason for ends, reason in _OWN_ANSWERS if key.endswith(ends)), None)
-        if not re.fullmatch("CONFIG_[A-Z0-9_]+", key):
+        if not re.fullmatch(ANSWER, key):
             check.problem(
                 path, f"{show(key)} is no key of an answer file: write it such as CONFIG_NTP_SERVERS"
             )

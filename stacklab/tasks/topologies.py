@@ -41,3 +41,16 @@ def validate(c: Context, topology: str) -> None:
 
     plan = labs.plan_for(topology)
     ui.out(f"{plan.topology.file}: {len(plan.topology.nodes)} nodes, all right")
+
+
+@task
+@edge
+def schema(c: Context) -> None:
+    """Print the JSON schema of topology files, for editors.
+
+    topologies/schema.json is this; a file names it in its first line.
+    """
+    from stacklab import schema as schemas
+    from stacklab import ui
+
+    ui.out(schemas.text())

@@ -30,7 +30,7 @@ TASKS = {
         "doctor",
         "test",
     ),
-    *("topologies.list", "topologies.show", "topologies.validate"),
+    *("topologies.list", "topologies.show", "topologies.validate", "topologies.schema"),
     *("answers", "releases"),
     *("images.list", "images.build", "images.upload", "images.prune", "images.export-nodepool"),
     *("boxes.list", "boxes.build", "boxes.prune"),
