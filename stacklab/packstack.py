@@ -129,8 +129,8 @@ class Watch:
             ui.say(f"applying {self.title(found[1])}")
         elif found := re.match(r"(\S+\.pp):\s+\[ (DONE|ERROR) \]", plain):
             name = found[1].removesuffix(".pp")
-            took = ui.duration(time.monotonic() - self._since.pop(name, time.monotonic()))
-            ui.say(f"{self.title(name)}: {'done' if found[2] == 'DONE' else 'failed'} after {took}")
+            seconds = time.monotonic() - self._since.pop(name, time.monotonic())
+            ui.took(self.title(name), seconds, failed=found[2] != "DONE")
         elif "Installation completed successfully" in plain:
             self.succeeded = True
         elif plain.startswith("ERROR :") or self.errors:

@@ -75,7 +75,7 @@ def run_stages(
     for number, stage in enumerate(stages[done:], start=done):
         before = progress(plan)
         set_progress(plan, Progress(before.stage, before.key, working=stage.name))
-        with ui.step(f"stage {stage.name}"):
+        with ui.step(f"stage {stage.name}", stage=stage.name):
             try:
                 stage.act()
             except packstack.TimedOut as error:

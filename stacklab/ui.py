@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from stacklab import redact
 
@@ -19,8 +19,41 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
+
+
+class Watcher(Protocol):
+    """Gets to know what is said, as it is said; the timeline is one."""
+
+    def begin(self, title: str, stage: str) -> None:
+        """A step begins; `stage` names the stage that it is, '' for all other steps."""
+
+    def end(self, failed: bool) -> None:
+        """The innermost step is over."""
+
+    def took(self, title: str, seconds: float, failed: bool) -> None:
+        """Something that was no step is over; it began `seconds` ago."""
+
+    def said(self, text: str) -> None:
+        """A line within the innermost step."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table of results."""
+
+
 _depth = 0
 _status: Status | None = None
+_watcher: Watcher | None = None
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Tell `watcher`, and nobody else, for as long as the block runs."""
+    global _watcher  # noqa: PLW0603 - as below
+    before, _watcher = _watcher, watcher
+    try:
+        yield
+    finally:
+        _watcher = before
 
 
 def _console(stderr: bool = True) -> Console:
@@ -45,6 +78,19 @@ def duration(seconds: float) -> str:
 
 def say(text: str, style: str = "") -> None:
     """One line at the current depth of steps."""
+    if _watcher is not None:
+        _watcher.said(text)
+    _line(text, style)
+
+
+def took(title: str, seconds: float, *, failed: bool = False) -> None:
+    """A line for something that is over and was no step of its own."""
+    if _watcher is not None:
+        _watcher.took(title, seconds, failed)
+    _line(f"{title}: {'failed' if failed else 'done'} after {duration(seconds)}")
+
+
+def _line(text: str, style: str = "") -> None:
     line = "  " * _depth + redact.text(text)
     if on_terminal():
         _console().print(line, style=style or None, markup=False)
@@ -70,23 +116,30 @@ def amount(done: int, total: int) -> None:
 
 
 @contextmanager
-def step(title: str) -> Iterator[None]:
-    """A timed, nestable step: its title now, its duration at the end."""
+def step(title: str, stage: str = "") -> Iterator[None]:
+    """A timed, nestable step: its title now, its duration at the end. `stage`: the stage that it is."""
     global _depth, _status  # noqa: PLW0603 - one terminal, one state
     start = time.monotonic()
-    say(title, style="bold")
+    watcher = _watcher
+    if watcher is not None:
+        watcher.begin(title, stage)
+    _line(title, style="bold")
     _depth += 1
     outer = _status
     if on_terminal() and outer is None:
         _status = _console().status("")
         _status.start()
+    failed = True
     try:
         yield
-        say(f"done in {duration(time.monotonic() - start)}", style="green")
+        failed = False
+        _line(f"done in {duration(time.monotonic() - start)}", style="green")
     except BaseException:
-        say(f"failed after {duration(time.monotonic() - start)}", style="red")
+        _line(f"failed after {duration(time.monotonic() - start)}", style="red")
         raise
     finally:
+        if watcher is not None:
+            watcher.end(failed)
         _depth -= 1
         if outer is None and _status is not None:
             _status.stop()
@@ -95,6 +148,8 @@ def step(title: str) -> Iterator[None]:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output."""
+    if _watcher is not None:
+        _watcher.table(title, columns, rows)
     from rich import box
     from rich.table import Table
 
