@@ -56,3 +56,9 @@ class Busy(LabError):
 
 class NotHealthy(LabError):
     """Something of the lab did not answer; the message names what and where to look."""
+
+
+class Interrupted(LabError):
+    """Stopped by Ctrl-C or a signal like it; the hint says what goes on from here."""
+
+    exit_code = 130

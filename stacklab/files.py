@@ -115,3 +115,30 @@ def lock(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         handle.write(f"process {os.getpid()}")
         handle.flush()
         yield
+
+
+def held(path: Path) -> bool:
+    """Whether a process holds the lock file `path` just now."""
+    try:
+        with path.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def disk_usage(path: Path) -> int:
+    """Bytes that a file, or everything below a directory, takes on the disk; hard links count once."""
+    seen = set()
+    total = 0
+    for place in (path, *path.rglob("*")):
+        try:
+            found = place.lstat()
+        except FileNotFoundError:
+            continue  # nodes may be running
+        if found.st_nlink == 1 or (found.st_dev, found.st_ino) not in seen:
+            seen.add((found.st_dev, found.st_ino))
+            total += found.st_blocks * 512
+    return total

@@ -17,6 +17,7 @@ from stacklab import (
     files,
     glance,
     guests,
+    interrupts,
     namespace,
     nodes,
     packstack,
@@ -25,6 +26,7 @@ from stacklab import (
     settle,
     snapshots,
     stages,
+    timeline,
     topology,
     ui,
     verify,
@@ -66,29 +68,49 @@ def existing() -> list[str]:
     return sorted(path.parent.name for path in files.labs_dir().glob("*/plan.json"))
 
 
-def open_plan(name: str = "") -> Plan:
-    """The Plan of a lab that was made; without a name, of the only one there is."""
-    labs = existing()
+def only(name: str, labs: list[str]) -> str:
+    """`name`, which must be one of `labs`; without a name, the only one there is."""
     if not name:
         if not labs:
             raise LabError("there is no lab here", hint="make one: scripts/stacklab up --topology two-node")
         if len(labs) > 1:
             raise LabError(f"which lab? there are {', '.join(labs)}", hint=f"say --lab {labs[0]}")
-        name = labs[0]
+        return labs[0]
     check_name(name)
-    saved = files.read_json(files.labs_dir() / name / "plan.json")
-    if saved is None:
+    if name not in labs:
         raise LabError(f"there is no lab {name!r} here", hint=f"there are: {', '.join(labs) or 'none'}")
+    return name
+
+
+def open_plan(name: str = "") -> Plan:
+    """The Plan of a lab that was made; without a name, of the only one there is."""
+    saved = files.read_json(files.labs_dir() / only(name, existing()) / "plan.json")
     plan = from_json(saved["plan"])
     if (plan.directory / "secrets.json").is_file():
         packstack.secrets(plan)  # hides them in all output
     return plan
 
 
+def _lock_of(name: str) -> Path:
+    return files.labs_dir() / f".{name}.lock"
+
+
+def is_busy(name: str) -> bool:
+    """Whether a command is at work on the lab just now."""
+    return files.held(_lock_of(name))
+
+
 @contextmanager
-def locked(plan: Plan) -> Iterator[None]:
-    """Hold the lab: one command at a time works on it."""
-    with files.lock(files.labs_dir() / f".{plan.lab}.lock", f"the lab {plan.lab}", wait=5.0):
+def locked(plan: Plan, command: str) -> Iterator[None]:
+    """Hold the lab: one command at a time works on it. What it does goes into the timeline.
+
+    Ctrl-C, and SIGTERM and SIGHUP like it, become Interrupted, which says what is kept.
+    """
+    with (
+        files.lock(_lock_of(plan.lab), f"the lab {plan.lab}", wait=5.0),
+        interrupts.explained(plan),
+        timeline.recorded(plan, command),
+    ):
         yield
 
 
@@ -106,28 +128,10 @@ def provider_of(plan: Plan) -> Provider:
 def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row]], None]) -> list[Stage]:
     """The stages with their keys, in order; `on_verified` is given the verification's rows."""
     provider = providers.provider(plan, golden)
-    shape = {name: value for name, value in plan.as_json().items() if name != "reasons"}
-    for name in (
-        "services",
-        "named_services",
-        "answers",
-        "tenant",
-        "provider_network",
-        "description",
-        "file",
-    ):
-        shape["topology"].pop(name)  # these belong to later stages
-    made = [golden.name, files.tree_digest(files.PROJECT / "stacklab" / "data" / "seed")]
-    inputs = {
-        "nodes": [shape, *made],
-        "openstack": packstack.shape(plan),
-        "cloud": cloud.definition(plan),
-        "images": guests.probe_key(golden.key),
-        "verified": "",
-    }
+    inputs = _inputs(plan, golden)
     keys = [""]
     for name in stages.NAMES:
-        keys.append(files.digest(name, VERSIONS[name], inputs[name], keys[-1]))
+        keys.append(files.digest(name, inputs[name], keys[-1]))
     controller = plan.topology.controller.name
     acts: tuple[tuple[Any, tuple[str, ...]], ...] = (
         (lambda: _make_nodes(plan, provider), tuple(" ".join(words) for words in provider.create_commands())),
@@ -146,23 +150,46 @@ def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row
         ),
     )
     return [
-        Stage(name, key, act, commands)
-        for name, key, (act, commands) in zip(stages.NAMES, keys[1:], acts, strict=True)
+        Stage(name, key, act, commands, inputs[name], previous)
+        for name, key, previous, (act, commands) in zip(stages.NAMES, keys[1:], keys, acts, strict=False)
     ]
+
+
+def _inputs(plan: Plan, golden: Golden) -> dict[str, dict[str, Any]]:
+    """What each stage's key is the hash of, as plain values under names that people know."""
+    # A lab's name is not part of it: what was imported under another name is the same lab.
+    shape = {name: value for name, value in plan.as_json().items() if name not in ("lab", "reasons")}
+    later = ("services", "named_services", "answers", "tenant", "provider_network", "description", "file")
+    for name in later:
+        shape["topology"].pop(name)  # these belong to later stages
+    lines = (line.partition("=") for line in packstack.shape(plan).splitlines())
+    own: dict[str, dict[str, Any]] = {
+        "nodes": {
+            **shape,
+            "golden image": golden.name,
+            "seed": files.tree_digest(files.PROJECT / "stacklab" / "data" / "seed"),
+        },
+        "openstack": {"answer file": {key: value for key, found, value in lines if found}},
+        "cloud": cloud.definition(plan),
+        "images": {"probe guest": guests.probe_key(golden.key)},
+        "verified": {},
+    }
+    return {name: {"version of the stage": VERSIONS[name], **own[name]} for name in stages.NAMES}
 
 
 def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
     """Bring the lab up, from the deepest state that fits the plan."""
-    with locked(plan):
+    with locked(plan, "up"):
         start = time.monotonic()
         for reason in plan.reasons:
             ui.say(reason)
-        golden = base.build(base.of(plan))
-        plan.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         packstack.secrets(plan)
+        golden = _golden(plan)
         provider = providers.provider(plan, golden)
         todo = stages_of(plan, golden, on_verified)
         begin = stages.start_of(plan, provider, todo)
+        for stage in todo[: begin.done]:
+            timeline.reused("stage", stage.name, begin.source)
         if begin.snapshot is not None:
             _restore(plan, provider, begin.snapshot)
         elif begin.done:
@@ -183,9 +210,25 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
         ui.say(f"the lab {plan.lab} is up ({ui.duration(time.monotonic() - start)})", style="bold green")
 
 
+def _golden(plan: Plan) -> Golden:
+    spec = base.of(plan)
+    image = base.wanted(spec)
+    if base.is_built(image):
+        timeline.reused("golden image", image.name, "the cache")
+    return base.build(spec)
+
+
 def _make_nodes(plan: Plan, provider: Provider) -> None:
-    for path in (plan.directory / "snapshots").glob("*.json"):
-        path.unlink()  # their layers lie on an image that is no longer the lab's
+    own = [snapshot.name for snapshot in snapshots.listed(plan) if snapshot.name not in stages.NAMES]
+    if own:
+        # They lie on an image or on nodes that are no longer the lab's.
+        ui.warn(f"the nodes are made anew: these snapshots go with the old ones: {', '.join(own)}")
+    snapshots.forget_all(plan)
+    _create(plan, provider)
+    nodes.check(plan)
+
+
+def _create(plan: Plan, provider: Provider) -> None:
     files.write_json(
         plan.directory / "golden.json",
         {
@@ -196,7 +239,7 @@ def _make_nodes(plan: Plan, provider: Provider) -> None:
     )
     with ui.step("creating the nodes with Vagrant"):
         provider.create()
-    nodes.check(plan)
+    snapshots.prune(plan, provider)
 
 
 def _deploy(plan: Plan) -> None:
@@ -228,6 +271,9 @@ def _wake(plan: Plan, provider: Provider) -> None:
 
 def _restore(plan: Plan, provider: Provider, snapshot: snapshots.Snapshot) -> None:
     with ui.step(f"restoring the snapshot {snapshot.name}"):
+        if not provider.exists() or stages.progress(plan).working in (stages.NAMES[0], stages.CREATION):
+            stages.set_progress(plan, Progress(working=stages.CREATION))
+            _create(plan, provider)
         stages.set_progress(plan, Progress(working=f"restore of {snapshot.name}"))
         snapshots.restore(plan, provider, snapshot)
         _boot(plan, provider, snapshot.stage)
@@ -250,7 +296,7 @@ def _boot(plan: Plan, provider: Provider, stage: str) -> None:
 
 def reset(plan: Plan, to: str = "") -> None:
     """Bring the state after a stage, or of a named snapshot, back. The default is the deepest stage's."""
-    with locked(plan):
+    with locked(plan, f"reset --to {to}" if to else "reset"):
         provider = provider_of(plan)
         names = [snapshot.name for snapshot in snapshots.listed(plan)]
         if not to:
@@ -266,7 +312,7 @@ def reset(plan: Plan, to: str = "") -> None:
 def save(plan: Plan, name: str) -> None:
     """Save a named snapshot of the running lab."""
     snapshots.check_name(name, stages.NAMES)
-    with locked(plan):
+    with locked(plan, f"snapshots.save {name}"):
         there = stages.progress(plan)
         if there.working or not there.stage:
             raise LabError(
@@ -278,7 +324,7 @@ def save(plan: Plan, name: str) -> None:
 
 def forget(plan: Plan, name: str) -> None:
     """Delete a snapshot."""
-    with locked(plan):
+    with locked(plan, f"snapshots.delete {name}"):
         snapshots.delete(plan, provider_of(plan), name)
 
 
@@ -286,7 +332,7 @@ def down(name: str) -> None:
     """Remove everything that `up` made for a lab; fine when there is nothing."""
     check_name(name)
     directory = files.labs_dir() / name
-    lock = files.labs_dir() / f".{name}.lock"
+    lock = _lock_of(name)
     if not directory.exists():
         ui.say(f"there is no lab {name}: nothing to remove")
         lock.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
@@ -99,12 +99,24 @@ def deploy(plan: Plan) -> None:
             remote.ssh(plan, controller, commands()[0], log=log, timeout=DEADLINE, each_line=watch.line)
     except CommandFailed as error:
         raise _explain(plan, watch, error) from error
+    except KeyboardInterrupt:
+        _end_all(plan)
+        raise
     if not watch.succeeded:
         raise _explain(plan, watch, LabError("Packstack ended without saying that it succeeded"))
     cut = remote.script(plan, controller, "check-manifests").output.splitlines()
     if cut:
         watch.dead = ", ".join(watch.title(manifest) for manifest in cut)
         raise _explain(plan, watch, LabError("a manifest was not applied to its end"))
+
+
+def _end_all(plan: Plan) -> None:
+    """End Packstack and every Puppet run: on a node they go on without whoever asked for them."""
+    for node in plan.topology.nodes:
+        with suppress(CommandFailed):
+            remote.ssh(
+                plan, node, "pkill -f '[p]ackstack --answer-file|[p]uppet apply'", check=False, timeout=15
+            )
 
 
 class Watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,9 +56,11 @@ def put(plan: Plan, node: Node, text: str, path: str, mode: str = "0600") -> Non
 def wait_for_ssh(plan: Plan, deadline: float = 120.0) -> None:
     """Return when every node answers; NotHealthy names those that do not within `deadline` seconds."""
 
+    over = threading.Event()
+
     def answers(node: Node) -> bool:
         end = time.monotonic() + deadline
-        while time.monotonic() < end:
+        while time.monotonic() < end and not over.is_set():
             try:
                 if ssh(plan, node, "true", timeout=15, check=False).code == 0:
                     return True
@@ -67,7 +70,10 @@ def wait_for_ssh(plan: Plan, deadline: float = 120.0) -> None:
         return False
 
     with ThreadPoolExecutor(len(plan.topology.nodes)) as pool:
-        reached = dict(zip(plan.topology.nodes, pool.map(answers, plan.topology.nodes), strict=True))
+        try:
+            reached = dict(zip(plan.topology.nodes, pool.map(answers, plan.topology.nodes), strict=True))
+        finally:
+            over.set()  # after Ctrl-C nobody waits any longer
     silent = [node.name for node, answered in reached.items() if not answered]
     if silent:
         raise NotHealthy(

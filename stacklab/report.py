@@ -20,6 +20,9 @@ _PACKAGES = (
     *("openstack-nova-api", "openstack-neutron", "openstack-keystone", "openstack-glance", "openvswitch"),
 )
 
+SNAPSHOT_COLUMNS = ("snapshot", "stage", "key of the stage", "age", "size", "of it, its own")
+_NODE_COLUMNS = ("node", "roles", "management", "cpus", "memory, MiB", "disk, GiB")
+
 
 @dataclass
 class Span:
@@ -88,7 +91,7 @@ def write(directory: Path, target: Path, *, running: bool, snapshots: Sequence[S
     """Write the report of the lab in `directory` to `target`.
 
     `running` says that a command is at work on the lab now: the last run's end is then open.
-    `snapshots` are rows of name, stage, size, age.
+    `snapshots` are rows of SNAPSHOT_COLUMNS.
     """
     runs = [run_of(events) for events in timeline.read(directory / timeline.FILE)]
     lab: dict[str, Any] = runs[-1].lab if runs else {"name": directory.name, "nodes": []}
@@ -96,11 +99,9 @@ def write(directory: Path, target: Path, *, running: bool, snapshots: Sequence[S
     newest, *earlier = reversed(runs) if runs else (None,)
     parts = [_run(newest, running=running, latest=True)] if newest else ["<p>Nothing was run yet.</p>"]
     if snapshots:
-        columns = ("snapshot", "stage", "size", "age", "key of the stage")
-        parts.append(_section("Snapshots", _table(columns, snapshots)))
+        parts.append(_section("Snapshots", _table(SNAPSHOT_COLUMNS, snapshots)))
     if lab["nodes"]:
-        columns = ("node", "roles", "management", "cpus", "memory, MiB", "disk, GiB")
-        parts.append(_section("Nodes", _table(columns, lab["nodes"])))
+        parts.append(_section("Nodes", _table(_NODE_COLUMNS, lab["nodes"])))
     parts.append(_section("Versions", _table(("what", "version"), _versions(newest, golden))))
     if earlier:
         older = "".join(_run(run, running=False, latest=False) for run in earlier)
@@ -173,7 +174,8 @@ def _error(run: Run, running: bool) -> str:
     if not run.result and not running:
         last = next((span.title for span in reversed(run.spans) if span.end is None), "its beginning")
         words = f"The process was killed, or the machine stopped, in the middle of “{_escaped(last)}”."
-        return f'<div class="error"><p>{words} The next <code>up</code> goes on from the last whole state.</p></div>'
+        then = "The next <code>up</code> goes on from the last whole state."
+        return f'<div class="error"><p>{words} {then}</p></div>'
     if run.result == "interrupted":
         return '<div class="error"><p>Stopped by Ctrl-C.</p></div>'
     return ""
@@ -228,7 +230,7 @@ def _scale(total: float) -> str:
         f'<span style="left:{100 * at / total:.2f}%">{_mark(at)}</span>'
         for at in range(0, int(total * 0.96) + 1, step)
     )
-    return f'<div class="row scale"><div class="name"></div><div class="track">{marks}</div><div class="took"></div></div>'
+    return f'<div class="row scale"><div></div><div class="track">{marks}</div><div></div></div>'
 
 
 def _mark(seconds: int) -> str:

@@ -16,6 +16,7 @@ from stacklab import (
     glance_keep,
     lab,
     providers,
+    reuse,
     settle,
     snapshots,
     stages,
@@ -24,6 +25,7 @@ from stacklab import (
     verify,
 )
 from stacklab import images as guest_images
+from stacklab import report as reports
 from stacklab.errors import LabError
 from stacklab.plan import Plan
 
@@ -64,9 +66,9 @@ def plan(value: Plan) -> None:
             ui.out("    " + shlex.join(argv))
     if begin.snapshot is not None:
         ui.out(f"restore the snapshot {begin.snapshot.name}")
-    for number, stage in enumerate(todo):
-        state = "there already" if number < begin.done else "to be done"
-        ui.out(f"stage {stage.name} ({stage.key[:12]}): {state}")
+    reasons = reuse.explain(value, todo, begin, stages.progress(value))
+    for stage, reason in zip(todo, reasons, strict=True):
+        ui.out(f"stage {stage.name} ({stage.key[:12]}): {reason}")
         for command in stage.commands:
             ui.out(f"    {command}")
 
@@ -116,13 +118,45 @@ def _status(value: Plan) -> dict[str, Any]:
     }
 
 
-def all_snapshots(value: Plan) -> None:
-    """The lab's snapshots with stage and age."""
-    rows = [
-        (snapshot.name, snapshot.stage, snapshot.key[:12], ui.duration(time.time() - snapshot.created))
-        for snapshot in snapshots.listed(value)
+def all_snapshots(value: Plan, as_json: bool) -> None:
+    """The lab's snapshots with stage, age and size."""
+    if as_json:
+        sizes = snapshots.sizes(value, lab.provider_of(value))
+        found = [
+            {**dataclasses.asdict(one), "size": sizes[one.name].whole, "own": sizes[one.name].own}
+            for one in snapshots.listed(value)
+        ]
+        ui.out(json.dumps(found, indent=2))
+        return
+    ui.table("", reports.SNAPSHOT_COLUMNS, _snapshot_rows(value))
+
+
+def _snapshot_rows(value: Plan) -> list[tuple[str, ...]]:
+    found = snapshots.listed(value)
+    if not found:
+        return []
+    sizes = snapshots.sizes(value, lab.provider_of(value))
+    return [
+        (
+            one.name,
+            one.stage,
+            one.key[:12],
+            ui.duration(time.time() - one.created),
+            _size(sizes[one.name].whole),
+            _size(sizes[one.name].own),
+        )
+        for one in found
     ]
-    ui.table("", ("snapshot", "stage", "key", "age"), rows)
+
+
+def report(name: str, target: Path | None) -> None:
+    """Write the report of a lab, of a half-made one too, and print where it is."""
+    directory = files.labs_dir() / lab.only(name, lab.directories())
+    whole = (directory / "plan.json").is_file() and (directory / "golden.json").is_file()
+    rows = _snapshot_rows(lab.open_plan(directory.name)) if whole else []
+    target = target or directory / "report.html"
+    reports.write(directory, target, running=lab.is_busy(directory.name), snapshots=rows)
+    ui.out(str(target))
 
 
 def images(value: Plan | None, cloud_name: str, own: str) -> None:
@@ -154,7 +188,7 @@ def pruned(value: Plan | None, cloud_name: str, names: list[str], yes: bool) -> 
 
 def verified(value: Plan) -> None:
     """Verify the lab and print the table."""
-    with lab.locked(value):
+    with lab.locked(value, "verify"):
         table(verify.verify(value))
 
 

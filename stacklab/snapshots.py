@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,22 +64,48 @@ def save(plan: Plan, provider: Provider, name: str, stage: str, key: str) -> Sna
     """Capture all nodes under `name`; one of that name is replaced once the new one is whole."""
     snapshot = Snapshot(name, stage, key, int(time.time()), provider.capture())
     files.write_json(_directory(plan) / f"{name}.json", snapshot.__dict__)
-    _prune(plan, provider)
+    prune(plan, provider)
     return snapshot
 
 
 def restore(plan: Plan, provider: Provider, snapshot: Snapshot) -> None:
     """Put all nodes back; they are stopped afterwards."""
     provider.revert(snapshot.payload)
-    _prune(plan, provider)
+    prune(plan, provider)
 
 
 def delete(plan: Plan, provider: Provider, name: str) -> None:
     """Forget a snapshot and free what only it needed."""
     get(plan, name)
     (_directory(plan) / f"{name}.json").unlink()
-    _prune(plan, provider)
+    prune(plan, provider)
 
 
-def _prune(plan: Plan, provider: Provider) -> None:
+def forget_all(plan: Plan) -> None:
+    """Forget every snapshot; `prune` then frees what they needed."""
+    for path in _directory(plan).glob("*.json"):
+        path.unlink()
+
+
+def prune(plan: Plan, provider: Provider) -> None:
+    """Free what neither the nodes nor a snapshot needs."""
     provider.prune([snapshot.payload for snapshot in listed(plan)])
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes on the disk over the golden image: of all that a snapshot needs, and of what only it needs."""
+
+    whole: int
+    own: int
+
+
+def sizes(plan: Plan, provider: Provider) -> dict[str, Size]:
+    """What each snapshot takes, by name. The running nodes share parts with those they were restored to."""
+    parts = {snapshot.name: provider.parts(snapshot.payload) for snapshot in listed(plan)}
+    users = Counter(part for needed in parts.values() for part in set(needed))
+    usage = {part: files.disk_usage(part) for part in users}
+    return {
+        name: Size(sum(usage[p] for p in needed), sum(usage[p] for p in needed if users[p] == 1))
+        for name, needed in parts.items()
+    }

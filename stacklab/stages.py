@@ -6,21 +6,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stacklab import files, packstack, snapshots, ui
+from stacklab import files, packstack, reuse, snapshots, ui
 from stacklab.plan import Plan
 from stacklab.providers import Provider
 
 NAMES = ("nodes", "openstack", "cloud", "images", "verified")
+# In `Progress.working` while a restore makes nodes that are not there.
+CREATION = "creation of the nodes"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`act` does the work and checks it; `commands` are what it runs, for a dry run."""
+    """`act` does the work and checks it; `commands` are what it runs, for a dry run.
+
+    `key` is the hash of `inputs` and of `previous`, the key of the stage before.
+    """
 
     name: str
     key: str
     act: Callable[[], Any]
     commands: tuple[str, ...]
+    inputs: dict[str, Any]
+    previous: str
 
 
 @dataclass(frozen=True)
@@ -52,15 +59,23 @@ class Start:
     done: int
     snapshot: snapshots.Snapshot | None = None
 
+    @property
+    def source(self) -> str:
+        """Where the stages that need not run come from, in words."""
+        return f"snapshot {self.snapshot.name}" if self.snapshot else "the nodes as they are"
+
 
 def start_of(plan: Plan, provider: Provider, stages: list[Stage]) -> Start:
-    """The deepest state that the stages' keys allow; ruins of a stage that did not end are never one."""
+    """The deepest state that the stages' keys allow; ruins of a stage that did not end are never one.
+
+    A snapshot counts without nodes, too: they are then made and put back to it.
+    """
     depth = {stage.key: number for number, stage in enumerate(stages, start=1)}
     there = progress(plan)
     live = depth.get(there.key, 0) if provider.exists() and not there.working else 0
     best = Start(live)
     for snapshot in snapshots.listed(plan):
-        if provider.exists() and depth.get(snapshot.key, 0) > best.done:
+        if depth.get(snapshot.key, 0) > best.done:
             best = Start(depth[snapshot.key], snapshot)
     return best
 
@@ -74,6 +89,7 @@ def run_stages(
     """
     for number, stage in enumerate(stages[done:], start=done):
         before = progress(plan)
+        reuse.record(plan, stage)
         set_progress(plan, Progress(before.stage, before.key, working=stage.name))
         with ui.step(f"stage {stage.name}", stage=stage.name):
             try:

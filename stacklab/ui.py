@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 
-
 class Watcher(Protocol):
     """Gets to know what is said, as it is said; the timeline is one."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 from stacklab.base import Golden
@@ -20,7 +21,10 @@ class Provider(Protocol):
     golden: Golden
 
     def create(self) -> None:
-        """Make and boot all nodes from the golden image; what was there before is removed."""
+        """Make and boot all nodes from the golden image; those that were there before are removed.
+
+        What `capture` kept stays until `prune`.
+        """
 
     def create_commands(self) -> list[list[str]]:
         """What `create` runs, for a dry run."""
@@ -48,6 +52,9 @@ class Provider(Protocol):
 
     def revert(self, payload: dict[str, Any]) -> None:
         """Put all nodes back to what `capture` returned `payload` for; `start` runs them after."""
+
+    def parts(self, payload: dict[str, Any]) -> list[Path]:
+        """The files and directories, all below the lab's directory, that hold a capture of all nodes."""
 
     def prune(self, kept: list[dict[str, Any]]) -> None:
         """Free what neither the nodes nor the captures `kept` need."""

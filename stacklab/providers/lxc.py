@@ -76,9 +76,9 @@ class Lxc:
     # -- making and removing -----------------------------------------------------------
 
     def create(self) -> None:
-        """Make and boot all nodes from the golden image; what was there before is removed."""
+        """Make and boot all nodes from the golden image; those that were there before are removed."""
         self.kill()
-        for name in ("lxc", "layers", "vagrant", "rootfs"):
+        for name in ("lxc", "vagrant", "rootfs"):
             run(["rm", "-rf", "--one-file-system", self.directory / name], timeout=300)
         self._prepare()
         self._set_layers([], uuid.uuid4().hex[:12])
@@ -292,6 +292,10 @@ class Lxc:
         """Put all nodes back to what `capture` returned `payload` for; they are stopped after."""
         self.kill()
         self._set_layers(list(payload["layers"]), uuid.uuid4().hex[:12])
+
+    def parts(self, payload: dict[str, Any]) -> list[Path]:
+        """The directories of the layers over the golden image."""
+        return [self.directory / "layers" / name for name in payload["layers"]]
 
     def prune(self, kept: list[dict[str, Any]]) -> None:
         """Remove the layers that neither the running nodes nor the snapshots `kept` need."""

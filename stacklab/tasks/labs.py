@@ -134,3 +134,17 @@ def doctor(
     from stacklab import show
 
     show.checks(plan_of(c, topology, "", distribution, provider), as_json=json)
+
+
+@task(help={**LAB, "out": "the file to write; report.html in the lab's directory by default"})
+@edge
+def report(c: Context, out: str = "", lab: str = "") -> None:
+    """Write what was done to a lab as one HTML page.
+
+    Stages and steps as bars, errors, what came from the cache. Prints where it is.
+    """
+    from pathlib import Path
+
+    from stacklab import show
+
+    show.report(lab or c.lab, Path(out) if out else None)

@@ -7,13 +7,13 @@ from invoke import Context, task
 from stacklab.tasks.common import LAB, edge, open_lab
 
 
-@task(name="list", help=LAB)
+@task(name="list", help={**LAB, "json": "as JSON on standard output"})
 @edge
-def list_(c: Context, lab: str = "") -> None:
-    """List the lab's snapshots."""
+def list_(c: Context, lab: str = "", json: bool = False) -> None:
+    """List the lab's snapshots: stage, age, size."""
     from stacklab import show
 
-    show.all_snapshots(open_lab(c, lab))
+    show.all_snapshots(open_lab(c, lab), as_json=json)
 
 
 @task(positional=["name"], help={**LAB, "name": "the new snapshot's name"})

@@ -49,7 +49,9 @@ def snapshot(plan: Plan, name: str, key: str, created: int = 1, stage: str = "")
 
 
 def stage(name: str, act: Callable[[], Any] = lambda: None) -> Stage:
-    return Stage(name, f"key-{name}", act, ())
+    position = NAMES.index(name)
+    previous = f"key-{NAMES[position - 1]}" if position else ""
+    return Stage(name, f"key-{name}", act, (), {"version of the stage": 1}, previous)
 
 
 STAGES = [stage(name) for name in NAMES]
@@ -105,11 +107,12 @@ def test_a_snapshot_by_any_name_counts(two_node: Plan, nodes: Nodes) -> None:
     assert start(two_node, nodes) == Start(4, mine)
 
 
-def test_without_nodes_neither_progress_nor_snapshots_count(two_node: Plan, nodes: Nodes) -> None:
-    stages.set_progress(two_node, Progress("cloud", "key-cloud"))
-    snapshot(two_node, "cloud", "key-cloud")
+def test_without_nodes_only_snapshots_count(two_node: Plan, nodes: Nodes) -> None:
+    stages.set_progress(two_node, Progress("images", "key-images"))
     nodes.there = False
     assert start(two_node, nodes) == Start(0)
+    saved = snapshot(two_node, "cloud", "key-cloud")
+    assert start(two_node, nodes) == Start(3, saved)
 
 
 class Run:

@@ -1,0 +1,55 @@
+"""Ctrl-C, SIGTERM and SIGHUP: a command ends in order, and says what is kept and what goes on from there."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from stacklab import snapshots, stages
+from stacklab.errors import Interrupted
+from stacklab.plan import Plan
+
+# A closed terminal, or a supervisor that ends its job, is no reason to leave programs behind.
+_LIKE_CTRL_C = (signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def explained(plan: Plan) -> Iterator[None]:
+    """Turn an interrupt of the block into Interrupted."""
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.signal(number, _interrupt) for number in _LIKE_CTRL_C}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(*_words(plan)) from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _words(plan: Plan) -> tuple[str, str]:
+    there = stages.progress(plan)
+    names = [snapshot.name for snapshot in snapshots.listed(plan)]
+    what = f"in the middle of {_title(there.working)}" if there.working else "between two stages"
+    if not there.stage and not there.working:
+        what = "before the first stage"
+    kept = f"kept: the snapshots {', '.join(names)}" if names else "kept: no snapshot yet"
+    up = f"`invoke up --topology {plan.topology.file} --lab {plan.lab}`"
+    if names:
+        deepest = max((s.stage for s in snapshots.listed(plan)), key=stages.NAMES.index)
+        next_one = f"{up} goes on after the stage {deepest}"
+    else:
+        next_one = f"{up} starts with the nodes"
+    return f"interrupted {what}; {kept}", f"{next_one}; `invoke down --lab {plan.lab}` removes the lab"
+
+
+def _title(working: str) -> str:
+    return f"the stage {working}" if working in stages.NAMES else f"the {working}"

@@ -1,0 +1,76 @@
+"""Why a stage can be reused or has to run: its inputs are kept beside its key, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stacklab import files, snapshots
+from stacklab.plan import Plan
+
+if TYPE_CHECKING:
+    from stacklab.stages import Progress, Stage, Start
+
+
+def record(plan: Plan, stage: Stage) -> None:
+    """Keep what a stage's key was made of, when the stage begins."""
+    value = {"stage": stage.name, "previous": stage.previous, "inputs": stage.inputs}
+    files.write_json(plan.directory / "stages" / f"{stage.key}.json", value, mode=0o600)
+
+
+def explain(plan: Plan, stages: Sequence[Stage], begin: Start, there: Progress) -> list[str]:
+    """For each stage, in words, why it need not run or what makes it run."""
+    words = [f"there already ({begin.source})"] * begin.done
+    known = _known(plan, there)
+    changed = ""
+    for stage in stages[begin.done :]:
+        before = known.get(stage.name)
+        if before is None and not changed:
+            reason = "did not end" if there.working == stage.name else "was never made"
+        elif before is not None and (found := list(differences(before, stage.inputs))):
+            reason = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+        elif changed:
+            reason = f"lies on the stage {changed}"
+        else:
+            reason = "was made, but no snapshot has it any more"
+        changed = changed or stage.name
+        words.append(f"to be done: {reason}")
+    return words
+
+
+def _known(plan: Plan, there: Progress) -> dict[str, dict[str, Any]]:
+    """The inputs of each stage of the newest state that is known: the running nodes', else a snapshot's."""
+    newest_first = reversed(snapshots.listed(plan))
+    for state in (there.key, *(snapshot.key for snapshot in newest_first)):
+        key = state
+        found: dict[str, dict[str, Any]] = {}
+        while key and (saved := files.read_json(plan.directory / "stages" / f"{key}.json")):
+            found[saved["stage"]] = saved["inputs"]
+            key = saved["previous"]
+        if found:
+            return found
+    return {}
+
+
+def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """Every value that differs, as `path: before → after`. Lists of things with names go by name."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in dict.fromkeys([*before, *after]):
+            inner = f"{path}.{name}" if path else name
+            yield from differences(before.get(name), after.get(name), inner)
+    elif _named(before) and _named(after):
+        old, new = ({one["name"]: one for one in value} for value in (before, after))
+        yield from differences(old, new, path)
+    elif before != after:
+        yield f"{path}: {_short(before)} → {_short(after)}"
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, dict) and "name" in one for one in value)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= 40 else text[:37] + "…"
