@@ -22,8 +22,8 @@ def definition(plan: Plan) -> dict[str, Any]:
     """All that the stage makes, as plain values: part of the stage's key."""
     topology = plan.topology
     return {
-        "provider": [topology.provider_network.__dict__],
-        "tenant": [topology.tenant.__dict__],
+        "provider": topology.provider_network.__dict__,
+        "tenant": topology.tenant.__dict__,
         "flavors": yaml.safe_load((releases.DATA / "cloud.yaml").read_text(encoding="utf-8"))["flavors"],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stacklab import (
+    archive,
     base,
     cloud,
     files,
@@ -65,7 +67,7 @@ def directories() -> list[str]:
 
 def existing() -> list[str]:
     """The names of the labs of this checkout."""
-    return sorted(path.parent.name for path in files.labs_dir().glob("*/plan.json"))
+    return sorted(path.parent.name for path in files.labs_dir().glob("[!.]*/plan.json"))
 
 
 def only(name: str, labs: list[str]) -> str:
@@ -91,13 +93,14 @@ def open_plan(name: str = "") -> Plan:
     return plan
 
 
-def _lock_of(name: str) -> Path:
+def lock_of(name: str) -> Path:
+    """The lock file of a lab, which outlives neither the lab nor its last command."""
     return files.labs_dir() / f".{name}.lock"
 
 
 def is_busy(name: str) -> bool:
     """Whether a command is at work on the lab just now."""
-    return files.held(_lock_of(name))
+    return files.held(lock_of(name))
 
 
 @contextmanager
@@ -107,7 +110,7 @@ def locked(plan: Plan, command: str) -> Iterator[None]:
     Ctrl-C, and SIGTERM and SIGHUP like it, become Interrupted, which says what is kept.
     """
     with (
-        files.lock(_lock_of(plan.lab), f"the lab {plan.lab}", wait=5.0),
+        files.lock(lock_of(plan.lab), f"the lab {plan.lab}", wait=5.0),
         interrupts.explained(plan),
         timeline.recorded(plan, command),
     ):
@@ -191,7 +194,7 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
         for stage in todo[: begin.done]:
             timeline.reused("stage", stage.name, begin.source)
         if begin.snapshot is not None:
-            _restore(plan, provider, begin.snapshot)
+            restore(plan, provider, begin.snapshot)
         elif begin.done:
             _wake(plan, provider)
         if begin.done == len(todo):
@@ -203,10 +206,10 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
         if begin.done:
             ui.say(f"going on after the stage {todo[begin.done - 1].name}")
 
-        def restore(name: str) -> None:
-            _restore(plan, provider, snapshots.get(plan, name))
+        def back_to(name: str) -> None:
+            restore(plan, provider, snapshots.get(plan, name))
 
-        stages.run_stages(plan, provider, todo, begin.done, restore)
+        stages.run_stages(plan, provider, todo, begin.done, back_to)
         ui.say(f"the lab {plan.lab} is up ({ui.duration(time.monotonic() - start)})", style="bold green")
 
 
@@ -229,14 +232,7 @@ def _make_nodes(plan: Plan, provider: Provider) -> None:
 
 
 def _create(plan: Plan, provider: Provider) -> None:
-    files.write_json(
-        plan.directory / "golden.json",
-        {
-            "name": provider.golden.name,
-            "key": provider.golden.key,
-            "directory": str(provider.golden.directory),
-        },
-    )
+    files.write_json(plan.directory / "golden.json", archive.golden_json(provider.golden))
     with ui.step("creating the nodes with Vagrant"):
         provider.create()
     snapshots.prune(plan, provider)
@@ -269,7 +265,8 @@ def _wake(plan: Plan, provider: Provider) -> None:
         _boot(plan, provider, stages.progress(plan).stage)
 
 
-def _restore(plan: Plan, provider: Provider, snapshot: snapshots.Snapshot) -> None:
+def restore(plan: Plan, provider: Provider, snapshot: snapshots.Snapshot) -> None:
+    """Put the nodes back to a snapshot, making them where they are not there, and wait until all is up."""
     with ui.step(f"restoring the snapshot {snapshot.name}"):
         if not provider.exists() or stages.progress(plan).working in (stages.NAMES[0], stages.CREATION):
             stages.set_progress(plan, Progress(working=stages.CREATION))
@@ -302,7 +299,7 @@ def reset(plan: Plan, to: str = "") -> None:
         if not to:
             to = next((name for name in reversed(stages.NAMES) if name in names), stages.NAMES[-1])
         start = time.monotonic()
-        _restore(plan, provider, snapshots.get(plan, to))
+        restore(plan, provider, snapshots.get(plan, to))
         ui.say(
             f"the lab {plan.lab} is as it was at {to} ({ui.duration(time.monotonic() - start)})",
             style="bold green",
@@ -332,7 +329,8 @@ def down(name: str) -> None:
     """Remove everything that `up` made for a lab; fine when there is nothing."""
     check_name(name)
     directory = files.labs_dir() / name
-    lock = _lock_of(name)
+    lock = lock_of(name)
+    shutil.rmtree(archive.staging(directory), ignore_errors=True)
     if not directory.exists():
         ui.say(f"there is no lab {name}: nothing to remove")
         lock.unlink(missing_ok=True)

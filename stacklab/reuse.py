@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ def explain(plan: Plan, stages: Sequence[Stage], begin: Start, there: Progress) 
         before = known.get(stage.name)
         if before is None and not changed:
             reason = "did not end" if there.working == stage.name else "was never made"
-        elif before is not None and (found := list(differences(before, stage.inputs))):
+        elif before is not None and (found := list(differences(before, _plain(stage.inputs)))):
             reason = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
         elif changed:
             reason = f"lies on the stage {changed}"
@@ -52,15 +53,24 @@ def _known(plan: Plan, there: Progress) -> dict[str, dict[str, Any]]:
     return {}
 
 
+def _plain(value: Any) -> Any:
+    """The value as it comes back from a file."""
+    return json.loads(json.dumps(value, default=str))
+
+
 def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
     """Every value that differs, as `path: before → after`. Lists of things with names go by name."""
     if isinstance(before, dict) and isinstance(after, dict):
-        for name in dict.fromkeys([*before, *after]):
+        for name in dict.fromkeys([*after, *before]):
             inner = f"{path}.{name}" if path else name
             yield from differences(before.get(name), after.get(name), inner)
     elif _named(before) and _named(after):
         old, new = ({one["name"]: one for one in value} for value in (before, after))
         yield from differences(old, new, path)
+    elif isinstance(after, dict) and before is None:
+        yield f"{path}: new"
+    elif isinstance(before, dict) and after is None:
+        yield f"{path}: gone"
     elif before != after:
         yield f"{path}: {_short(before)} → {_short(after)}"
 

@@ -30,10 +30,13 @@ from stacklab import files, namespace, releases, seed, ui
 from stacklab.base import Golden
 from stacklab.model import Node
 from stacklab.plan import Plan
+from stacklab.providers import layers
 from stacklab.run import run
 
 _IN_NAMESPACE = files.PROJECT / "scripts" / "in-namespace"
 _DATA = releases.DATA / "lxc"
+# The names of all layers have to fit into one page of mount options: some 20 long ones do.
+LONGEST_CHAIN = 6
 
 
 class Vagrant(vagrant.Vagrant):  # type: ignore[misc]
@@ -285,8 +288,26 @@ class Lxc:
                     ["cp", "-a", "--reflink=auto", self._layer(state["upper"], node), target / "upper"],
                     timeout=600,
                 )
+        base = list(state["base"])
+        if len(base) >= LONGEST_CHAIN:
+            partial, base = self._flattened(partial, base)
+        # A power cut later must not leave a snapshot whose files never reached the disk.
+        run(["sync", "--file-system", partial], timeout=300)
         partial.rename(self.directory / "layers" / name)
-        return {"layers": [name, *state["base"]]}
+        return {"layers": [name, *base]}
+
+    def _flattened(self, top: Path, base: list[str]) -> tuple[Path, list[str]]:
+        """The layer `top` with those below it as one; as they were where this kernel lets layers refer."""
+        whole = top.with_name(f"{top.name}-whole")
+        try:
+            for node in self.plan.topology.nodes:
+                below = [self._layer(name, node) for name in base]
+                layers.merge([top / node.name / "upper", *below], whole / node.name / "upper")
+        except layers.Entangled:
+            shutil.rmtree(whole)
+            return top, base
+        shutil.rmtree(top)
+        return whole, []
 
     def revert(self, payload: dict[str, Any]) -> None:
         """Put all nodes back to what `capture` returned `payload` for; they are stopped after."""

@@ -41,3 +41,47 @@ def delete(c: Context, name: str, lab: str = "") -> None:
     from stacklab import lab as labs
 
     labs.forget(open_lab(c, lab), name)
+
+
+@task(
+    positional=["file"],
+    iterable=["snapshot"],
+    help={
+        **LAB,
+        "file": "the file to write",
+        "snapshot": "a snapshot to take along, again for more of them; the last stage's by default",
+        "all": "take all snapshots along",
+        "image": "take the golden image along, for machines that do not have this very one",
+    },
+)
+@edge
+def export(
+    c: Context, file: str, snapshot: list[str], all: bool = False, image: bool = False, lab: str = ""
+) -> None:
+    """Write a whole lab to one file.
+
+    It holds the lab's secrets.
+    """
+    from pathlib import Path
+
+    from stacklab import handover
+
+    handover.export(open_lab(c, lab), Path(file), snapshot, whole=all, image=image)
+
+
+@task(
+    name="import",
+    positional=["file"],
+    help={"file": "what snapshots.export wrote", "lab": "the lab's name here; by default the one it had"},
+)
+@edge
+def import_(c: Context, file: str, lab: str = "") -> None:
+    """Make a lab of an exported one and bring it up.
+
+    Its nodes are root on this machine: take files from people you trust.
+    """
+    from pathlib import Path
+
+    from stacklab import handover
+
+    handover.take_in(Path(file), lab or c.lab)

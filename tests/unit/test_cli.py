@@ -37,6 +37,7 @@ TASKS = {
     *("boxes.list", "boxes.build", "boxes.prune"),
     *("inputs.list", "inputs.fetch"),
     *("snapshots.list", "snapshots.save", "snapshots.restore", "snapshots.delete"),
+    *("snapshots.export", "snapshots.import"),
 }
 
 

@@ -1,0 +1,49 @@
+"""Handing a lab over: the commands that write a lab to a file and take one in."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from stacklab import archive, files, lab, snapshots, stages, ui
+from stacklab.plan import Plan
+from stacklab.snapshots import Snapshot
+
+
+def export(plan: Plan, target: Path, names: list[str], *, whole: bool, image: bool) -> None:
+    """Write the lab to `target`: the snapshots `names`, all of them if `whole`, else the deepest stage's."""
+    with lab.locked(plan, f"snapshots.export {target.name}"):
+        provider = lab.provider_of(plan)
+        if whole:
+            chosen = list(snapshots.listed(plan))
+        else:
+            chosen = [snapshots.get(plan, name) for name in names or [_deepest(plan).name]]
+        with ui.step(f"writing {', '.join(one.name for one in chosen)} to {target}"):
+            archive.export(plan, provider.golden, chosen, target, with_image=image)
+        ui.say(f"{target}: {target.stat().st_size >> 20} MiB; it holds the lab's secrets (mode 0600)")
+
+
+def take_in(path: Path, name: str) -> None:
+    """Make a lab of what `export` wrote, under the name that it had or another, and bring it up.
+
+    Raises InvalidInput, before anything is made, with all that this machine lacks for it.
+    """
+    start = time.monotonic()
+    manifest = archive.read(path)
+    plan = archive.renamed(manifest, name)
+    lab.check_name(plan.lab)
+    with files.lock(lab.lock_of(plan.lab), f"the lab {plan.lab}", wait=5.0):
+        archive.check(path, manifest, plan)
+        archive.unpack(path, manifest, plan)
+    plan = lab.open_plan(plan.lab)
+    with lab.locked(plan, f"snapshots.import {path.name}"):
+        lab.restore(plan, lab.provider_of(plan), _deepest(plan))
+        ui.say(f"the lab {plan.lab} is up ({ui.duration(time.monotonic() - start)})", style="bold green")
+
+
+def _deepest(plan: Plan) -> Snapshot:
+    """The snapshot of the deepest stage, of several the newest; LabError where there is none."""
+    found = snapshots.listed(plan)
+    if not found:
+        return snapshots.get(plan, stages.NAMES[-1])  # raises, and says so
+    return max(found, key=lambda one: (stages.NAMES.index(one.stage), one.created))

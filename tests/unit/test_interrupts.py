@@ -1,0 +1,104 @@
+"""Ctrl-C and what is like it: real signals to a real process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from stacklab import files, interrupts, lab, remote, report, stages, timeline, ui
+from stacklab.errors import Interrupted
+from stacklab.plan import Plan
+from stacklab.run import Result, run
+from stacklab.snapshots import Snapshot
+from stacklab.stages import NAMES, Progress
+
+
+def saved(plan: Plan, *names: str) -> None:
+    for number, name in enumerate(names):
+        one = Snapshot(name, name if name in NAMES else "cloud", "key", number, {})
+        files.write_json(plan.directory / "snapshots" / f"{name}.json", one.__dict__)
+
+
+def interrupted(plan: Plan) -> Interrupted:
+    with pytest.raises(Interrupted) as caught, interrupts.explained(plan):
+        raise KeyboardInterrupt
+    assert caught.value.exit_code == 130
+    return caught.value
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_what_is_kept_and_what_goes_on(two_node: Plan) -> None:
+    saved(two_node, "nodes", "openstack", "mine")
+    stages.set_progress(two_node, Progress("openstack", "key", working="cloud"))
+    error = interrupted(two_node)
+    assert error.message == (
+        "interrupted in the middle of the stage cloud; kept: the snapshots nodes, openstack, mine"
+    )
+    assert error.hint.startswith(f"`invoke up --topology {two_node.topology.file} --lab two-node` goes on ")
+    assert "after the stage cloud; " in error.hint  # the stage of the snapshot "mine"
+    assert "`invoke down --lab two-node`" in error.hint
+
+
+def test_before_there_is_anything(two_node: Plan) -> None:
+    error = interrupted(two_node)
+    assert error.message == "interrupted before the first stage; kept: no snapshot yet"
+    assert "starts with the nodes" in error.hint
+
+
+def test_in_the_middle_of_a_restore(two_node: Plan) -> None:
+    saved(two_node, "nodes")
+    stages.set_progress(two_node, Progress(working="restore of nodes"))
+    assert interrupted(two_node).message.startswith("interrupted in the middle of the restore of nodes; ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_what_runs_and_is_explained(number: signal.Signals, two_node: Plan) -> None:
+    pids: list[int] = []
+
+    def send(line: str) -> None:
+        pids.append(int(line))
+        os.kill(os.getpid(), number)
+
+    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
+    start = time.monotonic()
+    with pytest.raises(Interrupted), lab.locked(two_node, "up"), ui.step("a long one"):
+        run(["sh", "-c", "sleep 60 & echo $!; wait"], each_line=send)
+    assert time.monotonic() - start < 5
+    assert not runs(pids[0]), "what it had started still runs"
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)] == handlers
+    assert not lab.is_busy(two_node.lab)
+    (events,) = timeline.read(two_node.directory / timeline.FILE)
+    assert report.run_of(events).result == "interrupted"
+
+
+def test_the_lab_is_busy_meanwhile(two_node: Plan) -> None:
+    with lab.locked(two_node, "up"):
+        assert lab.is_busy(two_node.lab)
+    assert not lab.is_busy(two_node.lab)
+
+
+def test_nobody_waits_for_ssh_after_an_interrupt(two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def never(*args: object, **kwargs: object) -> Result:
+        calls.append(1)
+        return Result(255, "")
+
+    monkeypatch.setattr(remote, "ssh", never)
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        remote.wait_for_ssh(two_node, deadline=30)
+    assert time.monotonic() - start < 5
+    assert calls
