@@ -37,7 +37,7 @@ class Span:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One command. `result` is done, failed, interrupted, or '' while there is no end of it."""
 
@@ -96,16 +96,18 @@ def write(directory: Path, target: Path, *, running: bool, snapshots: Sequence[S
     runs = [run_of(events) for events in timeline.read(directory / timeline.FILE)]
     lab: dict[str, Any] = runs[-1].lab if runs else {"name": directory.name, "nodes": []}
     golden = files.read_json(directory / "golden.json") or {}
-    newest, *earlier = reversed(runs) if runs else (None,)
-    parts = [_run(newest, running=running, latest=True)] if newest else ["<p>Nothing was run yet.</p>"]
+    newest = runs[-1] if runs else None
+    # After a reset or a verify it is the last run that made stages which tells most.
+    making = next((run for run in reversed(runs) if any(span.stage for span in run.spans)), newest)
+    shown = [run for run in dict.fromkeys((newest, making)) if run]
+    parts = [_run(run, running and run is newest) for run in shown] or ["<p>Nothing was run yet.</p>"]
     if snapshots:
         parts.append(_section("Snapshots", _table(SNAPSHOT_COLUMNS, snapshots)))
     if lab["nodes"]:
         parts.append(_section("Nodes", _table(_NODE_COLUMNS, lab["nodes"])))
+    if earlier := [run for run in reversed(runs) if run not in shown]:
+        parts.append(_section("Other runs", "".join(map(_folded, earlier))))
     parts.append(_section("Versions", _table(("what", "version"), _versions(newest, golden))))
-    if earlier:
-        older = "".join(_run(run, running=False, latest=False) for run in earlier)
-        parts.append(_section(f"Earlier runs ({len(earlier)})", older))
     template = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
     page = template.substitute(
         title=_escaped(f"Lab {lab['name']}"),
@@ -144,21 +146,29 @@ def _versions(run: Run | None, golden: dict[str, Any]) -> list[tuple[str, str]]:
 # -- one run -----------------------------------------------------------------------------
 
 
-def _run(run: Run, *, running: bool, latest: bool) -> str:
+def _run(run: Run, running: bool) -> str:
+    return f'<section class="run"><h2>{_head(run, running)}</h2>{_body(run, running)}</section>'
+
+
+def _folded(run: Run) -> str:
+    return f'<details class="run"><summary>{_head(run, False)}</summary>{_body(run, False)}</details>'
+
+
+def _head(run: Run, running: bool) -> str:
     state, text = _state(run, running)
     when = f"{datetime.fromtimestamp(run.start):%Y-%m-%d %H:%M:%S}"
-    head = (
+    return (
         f'<span class="badge {state}">{text}</span> <b>{_escaped(run.command)}</b> '
         f'<span class="dim">{when}, {ui.duration(run.end - run.start)}</span>'
     )
-    body = _error(run, running) + _strip(run) + _bars(run) + _reused(run)
-    body += "".join(
+
+
+def _body(run: Run, running: bool) -> str:
+    tables = "".join(
         f"<h3>{_escaped(table['title'])}</h3>" + _table(table["columns"], table["rows"])
         for table in run.tables
     )
-    if latest:
-        return f'<section class="run"><h2>{head}</h2>{body}</section>'
-    return f'<details class="run"><summary>{head}</summary>{body}</details>'
+    return _error(run, running) + _strip(run) + _bars(run) + _reused(run) + tables
 
 
 def _state(run: Run, running: bool) -> tuple[str, str]:
@@ -238,8 +248,12 @@ def _mark(seconds: int) -> str:
 
 
 def _reused(run: Run) -> str:
-    rows = [(event["what"], event["name"], event["how"]) for event in run.reused]
-    return "<h3>Not made anew</h3>" + _table(("what", "name", "where from"), rows) if rows else ""
+    """What else was there already; of the stages the strip tells."""
+    found = [event for event in run.reused if event["what"] != "stage"]
+    return "".join(
+        '<p class="dim">' + _escaped(f"{event['what']} {event['name']}: from {event['how']}") + "</p>"
+        for event in found
+    )
 
 
 # -- pieces ------------------------------------------------------------------------------

@@ -257,7 +257,7 @@ def test_earlier_runs_and_versions(two_node: Plan) -> None:
     text = page_of(two_node)
     Page(text)
     assert re.findall(r"<b>(up|reset|verify)</b>", text) == ["verify", "reset", "up"]
-    assert "Earlier runs (2)" in text
+    assert text.index(">verify<") < text.index("Other runs") < text.index(">reset<")
     assert "<td>nova-api (golden image)</td><td>2:26.1.1</td>" in text
     assert "acl" not in text
     assert json.dumps(files.PROJECT.name) not in text
@@ -268,3 +268,16 @@ def test_a_lab_where_nothing_was_run(two_node: Plan) -> None:
     text = page_of(two_node)
     Page(text)
     assert "Nothing was run yet" in text
+
+
+def test_the_run_that_made_stages_is_shown_beside_the_last(two_node: Plan) -> None:
+    for number in range(2):
+        with timeline.recorded(two_node, f"up {number}"), ui.step("stage cloud", stage="cloud"):
+            pass
+    with timeline.recorded(two_node, "reset"):
+        timeline.reused("golden image", "debian-12-lxc-1", "the cache")
+    text = page_of(two_node)
+    Page(text)
+    places = [text.index(words) for words in ("<b>reset<", "<b>up 1<", "Other runs", "<b>up 0<")]
+    assert places == sorted(places)
+    assert "golden image debian-12-lxc-1: from the cache" in text
