@@ -58,6 +58,34 @@ def invoke_and_kill(*words: str, at: str, after: float) -> str:
     return "".join(lines)
 
 
+def invoke_and_interrupt(*words: str, at: str, after: float) -> Ran:
+    """Start a task; `after` seconds past the line that holds `at`, press Ctrl-C, once."""
+    print(f"\n$ invoke {' '.join(words)}   (Ctrl-C {after} s after '{at}')", flush=True)
+    process = _start(words)
+    lines = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        print(f"         {line}", end="", flush=True)
+        if at in line:
+            time.sleep(after)
+            process.send_signal(signal.SIGINT)
+            break
+    else:
+        raise AssertionError(f"it ended before it said {at!r}")
+    started = time.monotonic()
+    lines += process.stdout
+    print("".join(lines[-8:]), flush=True)
+    code = process.wait()
+    assert time.monotonic() - started < 60, "it did not end soon after Ctrl-C"
+    return Ran(code, "".join(lines))
+
+
+def lab_name(name: str) -> str:
+    """A lab's name for a test; STACKLAB_TEST_PREFIX keeps two checkouts of one machine apart."""
+    return os.environ.get("STACKLAB_TEST_PREFIX", "") + name
+
+
 def _start(words: tuple[str, ...]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [str(INVOKE), *words],

@@ -74,8 +74,11 @@ def test_a_signal_ends_what_runs_and_is_explained(number: signal.Signals, two_no
     start = time.monotonic()
     with pytest.raises(Interrupted), lab.locked(two_node, "up"), ui.step("a long one"):
         run(["sh", "-c", "sleep 60 & echo $!; wait"], each_line=send)
-    assert time.monotonic() - start < 5
-    assert not runs(pids[0]), "what it had started still runs"
+    assert time.monotonic() - start < 25
+    end = time.monotonic() + 20
+    while runs(pids[0]):
+        assert time.monotonic() < end, "what it had started still runs"
+        time.sleep(0.01)
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)] == handlers
     assert not lab.is_busy(two_node.lab)
     (events,) = timeline.read(two_node.directory / timeline.FILE)
@@ -99,6 +102,6 @@ def test_nobody_waits_for_ssh_after_an_interrupt(two_node: Plan, monkeypatch: py
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        remote.wait_for_ssh(two_node, deadline=30)
-    assert time.monotonic() - start < 5
+        remote.wait_for_ssh(two_node, deadline=60)
+    assert time.monotonic() - start < 25
     assert calls
