@@ -129,7 +129,6 @@ def test_ctrl_c() -> None:
 
 # The first goes through all of the stage openstack, those after it only through what is left.
 LATER = (
-    ("snapshot openstack", 0.4),
     ("stage cloud", 0.0),
     ("provider network, tenant network", 1.0),
     ("snapshot cloud", 0.0),

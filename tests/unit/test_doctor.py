@@ -308,7 +308,9 @@ def test_kvm_probe(tmp_path: Path, body: str, works: bool, why: str) -> None:
     device = tmp_path / "kvm"
     device.touch()
     start = time.monotonic()
-    answer = kvm.usable(fake_qemu(tmp_path, body), device, limit=0.3)
+    # A busy machine may take long to start even a shell.
+    limit = 0.3 if "within" in why else 20.0
+    answer = kvm.usable(fake_qemu(tmp_path, body), device, limit=limit)
     assert answer[0] is works
     assert why in answer[1]
     assert time.monotonic() - start < 3, "one that does not heed SIGTERM was waited for"
