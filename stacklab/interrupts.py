@@ -21,7 +21,9 @@ def explained(plan: Plan) -> Iterator[None]:
     """Turn an interrupt of the block into Interrupted."""
     handlers = {}
     if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.signal(number, _interrupt) for number in _LIKE_CTRL_C}
+        for number in _LIKE_CTRL_C:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` wants it
+                handlers[number] = signal.signal(number, _interrupt)
     try:
         yield
     except KeyboardInterrupt:

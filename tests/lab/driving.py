@@ -61,7 +61,8 @@ def invoke_and_kill(*words: str, at: str, after: float) -> str:
 def invoke_and_interrupt(*words: str, at: str, after: float) -> Ran:
     """Start a task; `after` seconds past the line that holds `at`, press Ctrl-C, once."""
     print(f"\n$ invoke {' '.join(words)}   (Ctrl-C {after} s after '{at}')", flush=True)
-    process = _start(words)
+    # What a shell starts in the background ignores SIGINT, and so would all that it starts.
+    process = _start(words, "env", "--default-signal=INT")
     lines = []
     assert process.stdout is not None
     for line in process.stdout:
@@ -86,9 +87,9 @@ def lab_name(name: str) -> str:
     return os.environ.get("STACKLAB_TEST_PREFIX", "") + name
 
 
-def _start(words: tuple[str, ...]) -> subprocess.Popen[str]:
+def _start(words: tuple[str, ...], *before: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [str(INVOKE), *words],
+        [*before, str(INVOKE), *words],
         cwd=PROJECT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

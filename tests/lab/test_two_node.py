@@ -139,6 +139,27 @@ def test_reset_brings_the_state_back() -> None:
     assert ran.code == 0, ran.output
 
 
+def test_the_lab_is_handed_over(tmp_path: Path) -> None:
+    """As one file, taken in under another name beside the first: another lab in the same state."""
+    file, copy = str(tmp_path / "prepared.lab"), ("--lab", f"{LAB}-copy")
+    assert invoke("snapshots.export", file, *HERE).code == 0
+    ran = invoke("snapshots.import", file, *copy)
+    assert ran.code == 0, ran.output
+    assert json.loads(invoke("status", "--json", *copy).output)["health"] == "all services and agents are up"
+    images = invoke("openstack", *copy, "--", "image", "list", "-f", "value", "-c", "Name").output
+    assert images == invoke("openstack", *HERE, "--", "image", "list", "-f", "value", "-c", "Name").output
+    assert invoke("down", *copy).code == 0
+    assert json.loads(invoke("status", "--json", *HERE).output)["health"] == "all services and agents are up"
+
+
+def test_the_report_tells_of_it() -> None:
+    ran = invoke("report", *HERE)
+    assert ran.code == 0
+    page = (DIRECTORY / "report.html").read_text(encoding="utf-8")
+    for words in (">cut off<", "stage openstack", "restoring the snapshot", "snapshots.export prepared.lab"):
+        assert words in page, words
+
+
 def test_secrets_stay_secret() -> None:
     secrets = json.loads((DIRECTORY / "secrets.json").read_text(encoding="utf-8"))
     assert len(set(secrets.values())) > 10

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,24 @@ def test_in_the_middle_of_a_restore(two_node: Plan) -> None:
     assert interrupted(two_node).message.startswith("interrupted in the middle of the restore of nodes; ")
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """As in a terminal: what a shell starts in the background does not heed SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_nohup_is_respected(two_node: Plan) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with lab.locked(two_node, "up"):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_what_runs_and_is_explained(number: signal.Signals, two_node: Plan) -> None:
     pids: list[int] = []
@@ -91,6 +110,7 @@ def test_the_lab_is_busy_meanwhile(two_node: Plan) -> None:
     assert not lab.is_busy(two_node.lab)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_nobody_waits_for_ssh_after_an_interrupt(two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 

@@ -13,6 +13,7 @@ from stacklab import files, namespace, seed, snapshots
 from stacklab.base import Golden
 from stacklab.errors import InvalidInput, LabError
 from stacklab.plan import Plan
+from stacklab.providers import layers, lxc
 from stacklab.providers.lxc import Lxc
 from stacklab.snapshots import Snapshot
 
@@ -203,6 +204,68 @@ def test_layers_pile_up_the_newest_first(lab: Lab) -> None:
     assert (lab.look("a"), lab.look("b"), lab.look("os")) == ("2", "2", "golden")
     restore(lab, "one")
     assert (lab.look("a"), lab.look("b")) == ("1", None)
+
+
+def test_a_chain_that_grows_is_flattened(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lxc, "LONGEST_CHAIN", 3)
+    lengths = []
+    for number in range(8):
+        for node in NODES:
+            (lab.upper(node) / f"file-{number}").write_text(f"{number} of {node}")
+            (lab.upper(node) / "last").write_text(str(number))
+        name = save(lab, f"s{number}").name
+        lengths.append(len(snapshots.get(lab.plan, name).payload["layers"]))
+        restore(lab, name)
+    assert lengths == [1, 2, 3, 1, 2, 3, 1, 2]
+    for node in NODES:
+        assert [lab.look(f"file-{number}", node) for number in range(8)] == [
+            f"{number} of {node}" for number in range(8)
+        ]
+        assert lab.look("last", node) == "7"
+    restore(lab, "s2")  # those before are as they were
+    assert (lab.look("last"), lab.look("file-3")) == ("2", None)
+    assert not [name for name in lab.layers() if name.startswith(".part-")]
+
+
+def test_layers_that_cannot_be_merged_stay_a_chain(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def entangled(above: list[Path], target: Path) -> None:
+        target.mkdir(parents=True)
+        raise layers.Entangled("by reference")
+
+    monkeypatch.setattr(lxc, "LONGEST_CHAIN", 1)
+    monkeypatch.setattr(layers, "merge", entangled)
+    save(lab, "one")
+    restore(lab, "one")
+    (lab.upper() / "a").write_text("2")
+    assert len(save(lab, "two").payload["layers"]) == 2
+    restore(lab, "two")
+    assert lab.look("a") == "2"
+    assert not [name for name in lab.layers() if name.startswith(".part-")]
+
+
+def test_restoring_again_and_again_takes_no_disk(lab: Lab) -> None:
+    (lab.upper() / "big").write_bytes(os.urandom(1_000_000))
+    save(lab, "one")
+    restore(lab, "one")
+    before, stack = files.disk_usage(lab.directory), lab.stack()
+    for _ in range(5):
+        (lab.upper() / "rubbish").write_bytes(os.urandom(500_000))
+        restore(lab, "one")
+        assert len(lab.stack()) == len(stack)
+        assert files.disk_usage(lab.directory) <= before
+
+
+def test_sizes(lab: Lab) -> None:
+    (lab.upper() / "a").write_bytes(os.urandom(1_000_000))
+    save(lab, "one")
+    restore(lab, "one")
+    (lab.upper("compute1") / "b").write_bytes(os.urandom(2_000_000))
+    os.link(lab.upper("compute1") / "b", lab.upper("compute1") / "b-too")
+    save(lab, "two")
+    found = snapshots.sizes(lab.plan, lab)
+    for size, expected in ((found["one"].whole, 1), (found["two"].whole, 3), (found["two"].own, 2)):
+        assert expected * 1e6 <= size < expected * 1e6 + 200_000
+    assert found["one"].own == 0  # "two" needs all of it
 
 
 def test_prune_removes_what_nobody_needs(lab: Lab) -> None:
