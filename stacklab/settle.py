@@ -116,11 +116,20 @@ def _agents(plan: Plan, connection: Any, since: datetime | None) -> str:
         f"{a.binary} on {a.host}" for a in agents if not a.is_alive or not _recent(a.last_heartbeat_at, since)
     ]
     registered = {(agent.binary, agent.host) for agent in agents}
-    expected = {("neutron-openvswitch-agent", node.fqdn) for node in plan.topology.nodes}
-    for node in plan.topology.with_role("network"):
-        expected |= {(f"neutron-{kind}-agent", node.fqdn) for kind in ("dhcp", "l3", "metadata")}
-    down += [f"{binary} on {host} (not registered)" for binary, host in sorted(expected - registered)]
+    down += [f"{binary} on {host} (not registered)" for binary, host in sorted(_expected(plan) - registered)]
     return f"down: {', '.join(down)}" if down else ""
+
+
+def _expected(plan: Plan) -> set[tuple[str, str]]:
+    """The network agents that a lab has, with their hosts."""
+    topology = plan.topology
+    switched = {*topology.with_role("network"), *topology.with_role("compute")}
+    if topology.network_agent == "ovn":  # routers and DHCP are in it
+        return {("ovn-controller", node.fqdn) for node in switched}
+    found = {(f"neutron-{topology.network_agent}-agent", node.fqdn) for node in switched}
+    for node in topology.with_role("network"):
+        found |= {(f"neutron-{kind}-agent", node.fqdn) for kind in ("dhcp", "l3", "metadata")}
+    return found
 
 
 def _missing(

@@ -43,6 +43,29 @@ def validate(c: Context, topology: str) -> None:
     ui.out(f"{plan.topology.file}: {len(plan.topology.nodes)} nodes, all right")
 
 
+@task(
+    positional=["topology"],
+    help={
+        "topology": TOPOLOGY["topology"],
+        "output": "the file to write, .svg or .png; TOPOLOGY.svg by default",
+    },
+)
+@edge
+def diagram(c: Context, topology: str, output: str = "") -> None:
+    """Draw a topology: its networks as bars, its nodes with roles, addresses and sizes."""
+    from pathlib import Path
+
+    from stacklab import diagram as diagrams
+    from stacklab import lab as labs
+    from stacklab import topology as topologies
+    from stacklab import ui
+
+    found = topologies.load(topology, labs.TOPOLOGIES)
+    target = Path(output or f"{found.name}.svg")
+    diagrams.write(found, target)
+    ui.out(str(target))
+
+
 @task
 @edge
 def schema(c: Context) -> None:

@@ -31,7 +31,8 @@ TASKS = {
         "report",
         "test",
     ),
-    *("topologies.list", "topologies.show", "topologies.validate", "topologies.schema"),
+    *("topologies.list", "topologies.show", "topologies.validate"),
+    *("topologies.diagram", "topologies.schema"),
     *("answers", "releases"),
     *("images.list", "images.build", "images.upload", "images.prune", "images.export-nodepool"),
     *("boxes.list", "boxes.build", "boxes.prune"),
@@ -238,3 +239,11 @@ def test_releases_and_answers(cli: Cli) -> None:
     assert "# topology three-node: nodes\nCONFIG_NETWORK_HOSTS=10.0.0.21\n" in said
     refused = cli("answers", "--release", "epoxy", "--distribution", "debian-12", code=2)
     assert "epoxy does not run on debian-12" in refused.stderr
+
+
+def test_a_diagram_is_written_where_it_is_asked_for(cli: Cli, tmp_path: Path) -> None:
+    target = tmp_path / "storage.svg"
+    assert cli("topologies.diagram", "storage", "--output", str(target)).stdout == f"{target}\n"
+    assert target.read_text().startswith("<svg ")
+    refused = cli("topologies.diagram", "storage", "--output", str(tmp_path / "storage.jpg"), code=1)
+    assert "storage.jpg is neither .svg nor .png" in refused.stderr

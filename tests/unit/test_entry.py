@@ -173,7 +173,7 @@ def test_a_removed_package_with_its_configuration_left_is_missing(checkout: Chec
 def test_tests_want_more(checkout: Checkout) -> None:
     checkout.state("installed", "\n".join(DEBIAN) + "\n")
     _, calls = checkout.run("test")
-    expected = "gcc gpg gpg-agent packer qemu-system-x86 ruby shellcheck"
+    expected = "fonts-dejavu-core gcc gpg gpg-agent librsvg2-bin packer qemu-system-x86 ruby shellcheck"
     assert installed(calls) == set(expected.split())
     assert calls[-2].endswith("-e .[test]")
     assert calls[-1] == "invoke test"

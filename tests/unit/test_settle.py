@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace as Thing
@@ -242,3 +244,34 @@ def test_a_look_without_waiting(two_node: Plan, machine: Machine) -> None:
     machine.back = {"placement": 1}
     assert settle.quick(two_node) == "placement API: answers 503"
     assert machine.clock.now == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "agent", "expected"),
+    [
+        (
+            "three-node",
+            "openvswitch",
+            [
+                "neutron-dhcp-agent on network",
+                "neutron-l3-agent on network",
+                "neutron-metadata-agent on network",
+                "neutron-openvswitch-agent on compute1",
+                "neutron-openvswitch-agent on network",
+            ],
+        ),
+        ("storage", "ovn", ["ovn-controller on compute1", "ovn-controller on controller"]),
+        (
+            "all-in-one",
+            "linuxbridge",
+            [f"neutron-{kind}-agent on controller" for kind in ("dhcp", "l3", "linuxbridge", "metadata")],
+        ),
+    ],
+)
+def test_agents_follow_roles_and_the_network_agent(
+    name: str, agent: str, expected: list[str], make_plan: Callable[..., Plan]
+) -> None:
+    plan = make_plan(name)
+    plan = dataclasses.replace(plan, topology=dataclasses.replace(plan.topology, network_agent=agent))
+    found = sorted(f"{binary} on {host.partition('.')[0]}" for binary, host in settle._expected(plan))
+    assert found == expected
