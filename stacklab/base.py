@@ -27,6 +27,7 @@ class Spec:
     """A golden image to have: all that its content follows from, but for the repositories.
 
     `extras` are elements beyond the distribution's own, for services that not every lab has.
+    `source` is what the builder packer starts from: iso, cloud, or a file of the user's own.
     """
 
     distribution: str
@@ -34,6 +35,7 @@ class Spec:
     builder: str
     provider: str
     extras: tuple[str, ...] = ()
+    source: str = ""
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -71,6 +73,7 @@ def spec(
     release: str = "",
     builder: str = "",
     extras: Sequence[str] = (),
+    source: str = "",
 ) -> Spec:
     """The Spec with the distribution's defaults for what is not given.
 
@@ -78,7 +81,12 @@ def spec(
     """
     row = distributions.distribution(distribution)
     found = Spec(
-        distribution, release or row.release, builder or row.builders[0], provider, tuple(sorted(set(extras)))
+        distribution,
+        release or row.release,
+        builder or row.builders[0],
+        provider,
+        tuple(sorted(set(extras))),
+        source,
     )
     problems = []
     if found.provider not in row.providers:
@@ -87,6 +95,9 @@ def spec(
     if found.builder not in row.builders:
         message = f"{builder!r} does not build {row.name}: take {', '.join(row.builders)}"
         problems.append(Problem("", "builder", message))
+    if source and found.builder != "packer":
+        message = f"{found.builder} starts from nothing: only the builder packer takes a source"
+        problems.append(Problem("", "source", message))
     runs_on = releases.release(found.release).distributions
     if found.distribution not in runs_on:
         message = f"{found.release} does not run on {row.name}: take {', '.join(runs_on)}"
@@ -211,9 +222,9 @@ def _builder(spec: Spec) -> ModuleType:
     `make` leaves rootfs/ or disk.qcow2 and packages.txt in `work`, checked against the
     contract, and returns what metadata.json says of them, `sha256` at least.
     """
-    from stacklab import goldendib
+    from stacklab import goldendib, packer
 
-    return {"dib": goldendib}[spec.builder]
+    return {"dib": goldendib, "packer": packer}[spec.builder]
 
 
 def built() -> Sequence[Golden]:

@@ -95,6 +95,20 @@ def content(url: str) -> bytes:
         raise LabError(f"{url} cannot be had: {_cause(error)}", hint="is the network there?") from error
 
 
+def mirror() -> str:
+    """The setting `mirror`: a root of the publisher's tree, asked before the publisher; '' without one."""
+    return os.environ.get("STACKLAB_MIRROR", "").rstrip("/")
+
+
+def use_mirror(url: str) -> None:
+    """Ask the mirror at `url` first from now on. Raises InvalidInput for what is no URL."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        message = f"{url!r} is not a mirror: write it such as https://mirror.example/rocky"
+        raise InvalidInput([Problem("", "mirror", message)])
+    os.environ["STACKLAB_MIRROR"] = url
+
+
 def use_proxy(url: str) -> None:
     """Have all downloads, and all programs that are started from now on, go through the proxy at `url`.
 

@@ -98,11 +98,11 @@ def _environment(spec: Spec, work: Path, log: Path) -> dict[str, str]:
     if _kind(spec) == "raw":
         found |= dib.block_device()
     if row.family == "debian":
-        found["STACKLAB_PACKSTACK_WHEEL"] = str(_wheel(releases.release(spec.release), log))
+        found["STACKLAB_PACKSTACK_WHEEL"] = str(wheel(releases.release(spec.release), log))
     return found
 
 
-def _wheel(release: releases.Release, log: Path) -> Path:
+def wheel(release: releases.Release, log: Path) -> Path:
     """Packstack's wheel in the cache; pip checks its sha256 against stacklab's table."""
     place = files.cache_dir() / "wheels"
     found = sorted(place.glob(f"packstack-{release.packstack}-*.whl"))

@@ -38,6 +38,13 @@ class Input:
     signature: str
     fingerprint: str = ""
     key_url: str = ""
+    packages: tuple[tuple[str, str], ...] = ()
+    kickstart: str = ""
+
+    def trees(self, mirror: str = "") -> dict[str, str]:
+        """Where an installer without packages has them from: URLs by repository, the system's own first."""
+        root = (mirror or self.roots[0]).rstrip("/")
+        return {name: f"{root}/{path}/" for name, path in self.packages}
 
 
 @dataclass(frozen=True)
@@ -104,17 +111,20 @@ def find(distribution: str, kind: str) -> Input:
         signature=row["signature"],
         fingerprint=key.get("fingerprint", ""),
         key_url=key.get("url", ""),
+        packages=tuple(row.get("packages", {}).items()),
+        kickstart=row.get("kickstart", ""),
     )
 
 
 def fetch(wanted: Input, mirror: str = "", keyring: Path | None = None) -> Fetched:
     """The verified file, from the cache where it is there; a broken download is continued.
 
-    `mirror` is a root of the publisher's tree to ask first; `keyring` holds the publisher's key, for
-    where it cannot be fetched. Its fingerprint has to be the pinned one all the same. Raises
-    LabError for a bad signature, a checksum that does not fit and a file that nobody has; then
-    there is no file.
+    `mirror` is a root of the publisher's tree to ask first, the setting by default; `keyring`
+    holds the publisher's key, for where it cannot be fetched. Its fingerprint has to be the pinned
+    one all the same. Raises LabError for a bad signature, a checksum that does not fit and a file
+    that nobody has; then there is no file.
     """
+    mirror = mirror or download.mirror()
     if wanted.sha256:
         # The pin is enough to know the file again.
         digest = f"sha256:{wanted.sha256}"

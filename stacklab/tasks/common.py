@@ -16,7 +16,7 @@ Task = TypeVar("Task", bound=Callable[..., None])
 def edge(function: Task) -> Task:
     """Turn errors that a user can act on into a message and an exit code; all others are bugs.
 
-    The setting `proxy` holds for all that the task does.
+    The settings `mirror` and `proxy` hold for all that the task does.
     """
 
     @functools.wraps(function)
@@ -25,10 +25,7 @@ def edge(function: Task) -> Task:
         from stacklab.errors import LabError
 
         try:
-            if proxy := args[0].get("proxy"):
-                from stacklab import download
-
-                download.use_proxy(proxy)
+            _network(args[0])
             function(*args, **kwargs)
         except LabError as error:
             text = redact.text(error.message + (f"\nhint: {error.hint}" if error.hint else ""))
@@ -41,6 +38,17 @@ def edge(function: Task) -> Task:
             raise Exit(text, code=130) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+def _network(c: Context) -> None:
+    mirror, proxy = c.get("mirror"), c.get("proxy")
+    if mirror or proxy:
+        from stacklab import download
+
+        if mirror:
+            download.use_mirror(mirror)
+        if proxy:
+            download.use_proxy(proxy)
 
 
 LAB = {"lab": "the lab's name; not needed where there is only one"}

@@ -41,6 +41,6 @@ def fetch(
     from stacklab import inputs, ui
 
     wanted = inputs.find(distribution, kind)
-    found = inputs.fetch(wanted, mirror or c.mirror, Path(keyring) if keyring else None)
+    found = inputs.fetch(wanted, mirror, Path(keyring) if keyring else None)
     ui.say(f"{found.digest}: {found.proof}")
     ui.out(str(found.path))

@@ -330,9 +330,9 @@ def test_a_wheel_with_another_hash_is_fetched_anew(dib: Dib, monkeypatch: pytest
     (files.cache_dir() / "work").mkdir()
     release = releases.release(SPEC.release)
     log = files.cache_dir() / "work" / "build.log"
-    assert goldendib._wheel(release, log) == wheel
+    assert goldendib.wheel(release, log) == wheel
     assert asked == [f"packstack==21.0.1 --hash=sha256:{hashlib.sha256(b'a wheel').hexdigest()}\n"]
-    assert goldendib._wheel(release, log) == wheel
+    assert goldendib.wheel(release, log) == wheel
     assert len(asked) == 1  # from now on from the cache
 
 

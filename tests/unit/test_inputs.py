@@ -301,3 +301,15 @@ def test_a_proxy_gets_every_request(server: Server, monkeypatch: pytest.MonkeyPa
     assert os.environ["no_proxy"] == "x.example,localhost,127.0.0.1,::1"
     with pytest.raises(InvalidInput, match=r"'proxy.example:3128' is not a proxy: write it such as http"):
         download.use_proxy("proxy.example:3128")
+
+
+def test_the_setting_mirror(server: Server, keys: tuple[Key, Key], monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = publish(server, keys)
+    assert server.tree is not None
+    server.tree = {path.replace("/pub/", "/mirror/"): content for path, content in server.tree.items()}
+    monkeypatch.setenv("STACKLAB_MIRROR", "")
+    download.use_mirror(f"http://127.0.0.1:{server.server_port}/mirror/")
+    inputs.fetch(wanted)
+    assert not [path for path in server.asked if path.startswith("/pub")]
+    with pytest.raises(InvalidInput, match="'mirror' is not a mirror: write it such as https://"):
+        download.use_mirror("mirror")

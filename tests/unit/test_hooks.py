@@ -1,0 +1,225 @@
+"""The hooks of elements/ as an archive for a machine that runs, and what runs them there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from stacklab import distributions, files, hooks
+from stacklab.errors import LabError
+
+PROJECT = files.PROJECT
+DEBIAN = ("bookworm", "debian", "debian")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with elements of the test's own."""
+    root = tmp_path / "project"
+    (root / "elements").mkdir(parents=True)
+    monkeypatch.setattr(files, "PROJECT", root)
+    return root
+
+
+def element(project: Path, name: str, **parts: str) -> Path:
+    """Write an element; a part's name has __ for / and ends in _d for a directory of hooks."""
+    place = project / "elements" / name
+    place.mkdir(exist_ok=True)
+    for part, text in parts.items():
+        path = place / part.replace("__", "/").replace("_d/", ".d/")
+        files.write(path, text, 0o755 if text.startswith("#!") else 0o644)
+    return place
+
+
+def contents(archive: Path, tmp_path: Path) -> dict[str, str]:
+    target = tmp_path / "contents"
+    with tarfile.open(archive) as tar:
+        assert {(member.uid, member.uname) for member in tar.getmembers()} == {(0, "root")}
+        tar.extractall(target, filter="tar")
+    found = (path for path in target.rglob("*") if path.is_file())
+    return {str(path.relative_to(target)): path.read_text(errors="replace") for path in found}
+
+
+def test_what_an_element_has(project: Path, tmp_path: Path) -> None:
+    element(
+        project,
+        "one",
+        **{
+            "install_d__10-one": "#!/bin/sh\n",
+            "finalise_d__90-one": "#!/bin/sh\n",
+            "root_d__10-one": "#!/bin/sh\nexit 1",
+            "static__etc__one": "static\n",
+            "environment_d__10-one": "export ONE=1\n",
+            "element-deps": "two\nblock-device-mbr\npackage-installs\n",
+            "extra-data_d__50-one": '#!/bin/sh\necho "$WORD" > "$TMP_HOOKS_PATH/carried"\n',
+        },
+    )
+    element(project, "two", **{"bin__tool": "#!/bin/sh\n", "init-scripts__systemd__two.service": "[Unit]\n"})
+    log = tmp_path / "log"
+    archive = hooks.archive(["debian-minimal", "one"], {"WORD": "wheel"}, DEBIAN, tmp_path / "w", log)
+    found = contents(archive, tmp_path)
+    assert set(found) == {
+        "install.d/10-one",
+        "finalise.d/90-one",
+        "static/etc/one",
+        "environment.d/10-one",
+        "bin/tool",
+        "static/usr/lib/systemd/system/two.service",
+        "carried",
+        "lib/hooks",
+        "lib/install-packages",
+    }
+    assert found["carried"] == "wheel\n"
+
+
+PACKAGES = """plain:
+mapped:
+none-here:
+early:
+  phase: pre-install.d
+other:
+  arch: arm64
+gone:
+  uninstall: True
+"""
+MAP = """{
+"family": {"redhat": {"mapped": "of-redhat"}, "debian": {"none-here": ""}},
+"distro": {"debian": {"mapped": "of-debian and-more"}},
+"release": {"rocky": {"9": {"mapped": "of-rocky-9"}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        (DEBIAN, ["plain", "of-debian", "and-more"]),
+        (("9-stream", "centos", "redhat"), ["plain", "of-redhat", "none-here"]),
+        (("9", "rocky", "redhat"), ["plain", "of-rocky-9", "none-here"]),
+    ],
+    ids=["distribution", "family", "release"],
+)
+def test_packages(system: tuple[str, str, str], expected: list[str], project: Path, tmp_path: Path) -> None:
+    element(project, "one", **{"package-installs.yaml": PACKAGES, "pkg-map": MAP})
+    found = contents(hooks.archive(["one"], {}, system, tmp_path / "w", tmp_path / "log"), tmp_path)
+    assert found["packages/install.d"].split() == expected
+    assert found["packages/pre-install.d"] == "early\n"
+
+
+def test_of_what_is_there_only_the_last_phase_is_taken(project: Path, tmp_path: Path) -> None:
+    parts = {"package-installs.yaml": "package:\n", "static__x": "x"}
+    element(
+        project, "old", **parts, **{"install_d__10-old": "#!/bin/sh\n", "finalise_d__90-old": "#!/bin/sh\n"}
+    )
+    element(project, "new", **{"install_d__10-new": "#!/bin/sh\n"})
+    archive = hooks.archive(["old", "new"], {}, DEBIAN, tmp_path / "w", tmp_path / "log", have={"old"})
+    names = {name for name in contents(archive, tmp_path) if not name.startswith("lib/")}
+    assert names == {"finalise.d/90-old", "install.d/10-new"}
+
+
+def test_two_hooks_of_one_name(project: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        element(project, name, **{"install_d__10-same": "#!/bin/sh\n"})
+    with pytest.raises(LabError, match=r"10-same: another element has a hook of the same name"):
+        hooks.archive(["one", "two"], {}, DEBIAN, tmp_path / "w", tmp_path / "log")
+
+
+def test_a_digest_for_each_element(project: Path) -> None:
+    element(project, "one", **{"element-deps": "two\n"})
+    element(project, "two", **{"static__x": "x"})
+    before = hooks.digests(["one"])
+    assert set(before) == {"one", "two"}
+    element(project, "two", **{"static__x": "y"})
+    after = hooks.digests(["one"])
+    assert before["one"] == after["one"] and before["two"] != after["two"]
+
+
+def test_every_distributions_elements_can_be_taken(tmp_path: Path) -> None:
+    wheel = tmp_path / "packstack.whl"
+    wheel.touch()
+    for name in distributions.names():
+        row = distributions.distribution(name)
+        environment = {"STACKLAB_PACKSTACK_WHEEL": str(wheel), **row.environment}
+        family = "redhat" if row.family == "el" else row.family
+        for provider, extra in row.providers.items():
+            if provider == "lxc":
+                continue
+            work = tmp_path / name / provider
+            system = (row.version, name.split("-")[0], family)
+            archive = hooks.archive([*row.elements, *extra], environment, system, work, tmp_path / "log")
+            found = contents(archive, work)
+            assert "stacklab-golden" in hooks.elements(row.elements)
+            assert found["packages/install.d"].split()
+            assert "finalise.d/95-stacklab-manifest" in found
+            for path in found:
+                assert not path.startswith(("root.d", "block-device", "cleanup.d"))
+
+
+def provision(tmp_path: Path, script: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a few lines with scripts/provision/hooks, at a place of the test's own."""
+    library = (PROJECT / "scripts/provision/hooks").read_text().replace("/tmp/in_target.d", str(tmp_path))
+    files.write(tmp_path / "library", library)
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f'. "{tmp_path}/library"\n{script}'],
+        env={"PATH": os.environ["PATH"], **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_hooks_run_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("20-b", "10-a", "30-c"):
+        # a hook that reads its input must not eat the names of the others
+        files.write(tmp_path / "install.d" / name, f'#!/bin/sh\ncat; echo "ran {name} $WORD"\n', 0o755)
+    files.write(tmp_path / "install.d" / "README", "not a hook")
+    files.write(tmp_path / "environment.d" / "10-word", "export WORD=${WORD:-default}\n")
+    files.write(tmp_path / "packages" / "install.d", "one\ntwo\n")
+    files.write(tmp_path / "lib" / "install-packages", '#!/bin/sh\necho "install $*"\n', 0o755)
+    result = provision(tmp_path, "run_phase install.d", WORD="given")
+    lines = [line for line in result.stdout.splitlines() if not line.startswith("provision:")]
+    assert lines == ["install one two", "ran 10-a given", "ran 20-b given", "ran 30-c given"]
+    assert result.returncode == 0
+    assert provision(tmp_path, "run_phase post-install.d").returncode == 0
+
+
+def test_a_failing_hook_ends_the_provisioning(tmp_path: Path) -> None:
+    files.write(tmp_path / "install.d" / "10-fails", "#!/bin/sh\nexit 3\n", 0o755)
+    files.write(tmp_path / "install.d" / "20-after", "#!/bin/sh\necho after\n", 0o755)
+    result = provision(tmp_path, "run_phase install.d")
+    assert result.returncode == 3
+    assert "after" not in result.stdout.replace("20-after", "")
+
+
+REPOSITORIES = r"""[rocky]
+mirrorlist=https://mirrors.rockylinux.org/mirrorlist?arch=$basearch&repo=BaseOS-$releasever$rltype
+#baseurl=http://dl.rockylinux.org/$contentdir/$releasever/BaseOS/$basearch/os/
+[centos-7]
+mirrorlist=http://mirrorlist.centos.org/?release=$releasever&arch=$basearch&repo=os&infra=$infra
+#baseurl=http://mirror.centos.org/centos/$releasever/os/$basearch/
+[stream]
+metalink=https://mirrors.centos.org/metalink?repo=centos-appstream-$stream&arch=$basearch&protocol=https,http
+[stream-source]
+metalink=https://mirrors.centos.org/metalink?repo=centos-appstream-source-$stream&arch=source&protocol=https,http
+"""
+
+
+def test_repositories_ask_a_mirror(tmp_path: Path) -> None:
+    place = tmp_path / "repos"
+    files.write(place / "all.repo", REPOSITORIES)
+    result = provision(tmp_path, f"use_mirror {place} http://mirror.example/root")
+    assert result.returncode == 0, result.stderr
+    lines = (place / "all.repo").read_text().splitlines()
+    assert [line for line in lines if line.startswith("baseurl=")] == [
+        "baseurl=http://mirror.example/root/$releasever/BaseOS/$basearch/os/",
+        "baseurl=http://mirror.example/root/$releasever/os/$basearch/",
+        "baseurl=http://mirror.example/root/$stream/AppStream/$basearch/os/",
+    ]
+    # sources are nobody's business here
+    assert [line for line in lines if line.startswith(("mirrorlist", "metalink"))] == [
+        REPOSITORIES.splitlines()[-1]
+    ]
