@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,7 +58,7 @@ def make(spec: Spec, work: Path, log: Path) -> dict[str, Any]:
     """Build in `work` and check the result; see `base`."""
     source = _fetch(spec)
     place = work / "tmp"  # `base` removes it
-    (place / "tmp").mkdir(parents=True)
+    place.mkdir()
     out = place / "out"
     files.write_json(place / "golden.pkrvars.json", variables(spec, source, place, log))
     configuration = files.cache_dir() / "packer"
@@ -66,22 +67,41 @@ def make(spec: Spec, work: Path, log: Path) -> dict[str, Any]:
         "PACKER_CACHE_DIR": str(place / "cache"),
         "PACKER_CONFIG_DIR": str(configuration),
         "PACKER_PLUGIN_PATH": str(configuration / "plugins"),
-        "TMPDIR": str(place / "tmp"),
     }
     configuration.mkdir(parents=True, exist_ok=True)
-    for argv in commands(spec, out):
-        run(
-            argv,
-            log=log,
-            env=environment,
-            timeout=BUILD_SECONDS,
-            each_line=_progress,
-            hint="the first error is the one to look at; `build-base` starts the build anew",
-        )
+    try:
+        _run(commands(spec, out), environment, place, log)
+    except BaseException:
+        _keep_console(place / "console.log", log)
+        raise
     raw = work / "disk.raw"
     run(["qemu-img", "convert", "-O", "raw", _result(out), raw], log=log, timeout=1800)
     about = base.take_disk(raw, work, spec.provider, log)
     return {**about, "source": {"digest": source.digest, "proof": source.proof}}
+
+
+def _run(argvs: list[list[str]], environment: dict[str, str], place: Path, log: Path) -> None:
+    # A short path: Packer's plugins talk through sockets there, whose names have 108 bytes.
+    with tempfile.TemporaryDirectory(prefix="packer-") as scratch:
+        for argv in argvs:
+            run(
+                argv,
+                log=log,
+                env={**environment, "TMPDIR": scratch},
+                cwd=place,  # where a crash leaves its log
+                timeout=BUILD_SECONDS,
+                each_line=_progress,
+                hint="the first error is the one to look at; `build-base` starts the build anew",
+            )
+
+
+def _keep_console(console: Path, log: Path) -> None:
+    """Add to the log what the machine said last: why it did not answer, as a rule."""
+    if console.is_file():
+        lines = console.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]
+        with log.open("a", encoding="utf-8") as record:
+            record.write("the machine's console, its last lines:\n")
+            record.writelines(f"    {line}\n" for line in lines)
 
 
 def variables(spec: Spec, source: Fetched, place: Path, log: Path) -> dict[str, Any]:
@@ -102,6 +122,7 @@ def variables(spec: Spec, source: Fetched, place: Path, log: Path) -> dict[str, 
     found = {
         "source": str(source.path),
         "checksum": source.digest,
+        "console": str(place / "console.log"),
         "output": str(place / "out"),
         "key": str(key),
         "hooks": str(archive),

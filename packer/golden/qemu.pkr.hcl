@@ -31,7 +31,7 @@ source "qemu" "golden" {
   shutdown_command       = "systemctl poweroff"
   shutdown_timeout       = "10m"
   qemuargs = concat(
-    [["-cpu", var.cpu], ["-device", "virtio-rng-pci"]],
+    [["-cpu", var.cpu], ["-device", "virtio-rng-pci"], ["-serial", "file:${var.console}"]],
     [for drive in var.drives : ["-drive", drive]],
   )
 }

@@ -33,6 +33,12 @@ variable "drives" {
   default     = []
 }
 
+variable "console" {
+  type        = string
+  description = "QEMU writes here what the machine says on its serial port."
+  default     = "/dev/null"
+}
+
 variable "output" {
   type        = string
   description = "The directory that Packer makes for the result."
