@@ -20,7 +20,7 @@ from pathlib import Path
 
 from stacklab import base, files, plan, providers, ui
 from stacklab.base import Golden
-from stacklab.errors import CommandFailed, InvalidInput, Problem
+from stacklab.errors import CommandFailed, InvalidInput, LabError, Problem
 from stacklab.plan import Plan
 from stacklab.run import run
 from stacklab.snapshots import Snapshot
@@ -52,7 +52,15 @@ class Manifest:
 
 
 def export(lab: Plan, golden: Golden, chosen: Sequence[Snapshot], target: Path, *, with_image: bool) -> None:
-    """Write the lab with the snapshots `chosen` to `target`, which appears whole or not at all."""
+    """Write the lab with the snapshots `chosen` to `target`, which appears whole or not at all.
+
+    Raises LabError for a lab of virtual machines, whose snapshots are in the disks that run.
+    """
+    if lab.provider != "lxc":
+        raise LabError(
+            f"a lab on {lab.provider} cannot be exported: its snapshots are inside its nodes' disks",
+            hint="labs of containers can (--provider lxc)",
+        )
     provider = providers.provider(lab, golden)
     parts = list(dict.fromkeys(part for one in chosen for part in provider.parts(one.payload)))
     own = [lab.directory / name for name in _OWN if (lab.directory / name).exists()]

@@ -1,27 +1,19 @@
 """Whether this machine can build the lab, found out by trying, each finding with what to type.
 
 Nothing here changes the machine: what a check makes (a mount, a network namespace, a
-directory) is private to it and gone when it ends.
+directory) is private to it and gone when it ends. Only `repair` does, when it is asked to.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
-from stacklab import kvm
-from stacklab.errors import CommandFailed
-from stacklab.model import Topology
-from stacklab.run import Result, run
-
-State = Literal["OK", "WARN", "FAIL"]
+from stacklab import doctor_machines, kvm
+from stacklab.examination import Check, Do, Host, Needs, existing, install, installation, plugin, why
 
 MEMORY_LXC = {"controller": 3.5, "network": 0.5, "compute": 1.5}
 """GiB that a node's roles take as containers. Two nodes with Neutron and instances: about 6 GB measured
@@ -31,12 +23,15 @@ DISK_BUILD = 12
 DISK_CACHE = 2
 """GiB in the cache once the golden image is there: guest images."""
 DISK_LAB = 5
-"""GiB for a lab: what its nodes write, and their snapshots."""
+"""GiB for a lab of containers: what its nodes write, and their snapshots."""
+DISK_MACHINE = 6
+"""GiB that the disk of a virtual machine grows to, the box of its image included."""
+SNAPSHOTS = 3
+"""Snapshots of virtual machines that there should be room for, half of their memory in each."""
 
+LXC_COMMANDS = {"lxc-start": "lxc", "lxc-attach": "lxc"}
 COMMANDS = {
     "vagrant": "vagrant",
-    "lxc-start": "lxc",
-    "lxc-attach": "lxc",
     "mmdebstrap": "mmdebstrap",
     "debootstrap": "debootstrap",
     "sudo": "sudo",
@@ -62,78 +57,7 @@ COMMANDS = {
     "patch": "patch",
     "git": "git",
 }
-"""Commands of the lxc path and the Debian package of each."""
-
-EL_PACKAGES = {
-    "fdisk": "util-linux",
-    "iproute2": "iproute",
-    "iputils-ping": "iputils",
-    "procps": "procps-ng",
-    "qemu-utils": "qemu-img",
-    "openssh-client": "openssh-clients",
-    "netcat-openbsd": "nmap-ncat",
-    "git": "git-core",
-}
-"""Where EL calls a Debian package by another name."""
-
-BY_HAND = {
-    "vagrant": "install the package from https://developer.hashicorp.com/vagrant/install",
-    "vagrant-lxc": "as root: vagrant plugin install vagrant-lxc",
-    "lxc": "enable EPEL, then: dnf install lxc",
-    "mmdebstrap": "install it from its authors: EL has no package of it",
-    "debootstrap": "enable EPEL, then: dnf install debootstrap",
-}
-"""What has no package: vagrant and vagrant-lxc on Ubuntu 24.04 and later, all of it on EL."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding. `fix` is what to type or do; empty when nothing is to be done."""
-
-    name: str
-    state: State
-    message: str
-    fix: str = ""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What the lab wants of the machine. `golden` says that its golden image is in `cache` already."""
-
-    provider: str
-    lab: Path
-    cache: Path
-    topology: Topology | None = None
-    golden: bool = False
-
-
-def _run(argv: Sequence[str]) -> Result:
-    try:
-        return run(argv, timeout=30, check=False)
-    except CommandFailed as error:
-        return Result(127, error.message)
-
-
-@dataclass(frozen=True)
-class Host:
-    """How the checks ask the machine; a test gives answers of its own. `root` holds etc, proc, sys, dev."""
-
-    root: Path = Path("/")
-    home: Path = field(default_factory=Path.home)
-    tools: Path = Path(sys.executable).parent
-    euid: Callable[[], int] = os.geteuid
-    which: Callable[[str], str | None] = shutil.which
-    run: Callable[[Sequence[str]], Result] = _run
-    free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
-    device: Callable[[Path], int] = lambda path: path.stat().st_dev
-    kvm: Callable[[], tuple[bool, str]] = kvm.usable
-
-    def read(self, path: str) -> str:
-        """A file's text; empty when it is not there."""
-        try:
-            return (self.root / path).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
+"""Commands that every provider needs and the Debian package of each."""
 
 
 def run_checks(needs: Needs, host: Host | None = None) -> list[Check]:
@@ -141,11 +65,25 @@ def run_checks(needs: Needs, host: Host | None = None) -> list[Check]:
     host = host or Host()
     found = [_root(host)]
     if needs.provider == "lxc":
-        found += [*_commands(host), _builder(host), _plugin(host), _overlay(needs, host), _network(host)]
-        found += [_tun(host), _cgroup(host), _datapath(host), _addresses()]
+        found += [*_commands(host, COMMANDS | LXC_COMMANDS), _builder(host), plugin(host, "vagrant-lxc")]
+        found += [_overlay(needs, host), _network(host), _tun(host), _cgroup(host), _datapath(host)]
+        found += [_addresses()]
     else:
-        found.append(Check("provider", "WARN", f"there are no checks for {needs.provider} yet", "choose lxc"))
-    return [*found, *_memory(needs, host), *_disk(needs, host), _kvm(needs, host)]
+        commands = COMMANDS | doctor_machines.SEED_COMMANDS | doctor_machines.COMMANDS[needs.provider]
+        found += [*_commands(host, commands), _builder(host)]
+        found += [_network(host)] if needs.isolated else []
+        found += doctor_machines.checks(needs, host)
+    return [*found, *_memory(needs, host), *_disk(needs, host), *_mirrors(needs, host), _kvm(needs, host)]
+
+
+def repair(found: Sequence[Check], host: Host | None = None) -> list[tuple[str, str]]:
+    """Run what is safe of the fixes; what was run and how it went ("done", or why not)."""
+    host = host or Host()
+    told = []
+    for do in dict.fromkeys(do for check in found if check.state != "OK" for do in check.do):
+        answer = host.run(do.argv, do.stdin, 900)
+        told.append((" ".join(do.argv), "done" if answer.code == 0 else why(answer)))
+    return told
 
 
 def _root(host: Host) -> Check:
@@ -154,23 +92,15 @@ def _root(host: Host) -> Check:
     return Check("root", "FAIL", "not running as root", "scripts/stacklab TASK (it uses sudo)")
 
 
-def _install(host: Host, package: str) -> str:
-    """What installs `package`, called by its Debian name, on this distribution."""
-    values = dict(line.split("=", 1) for line in host.read("etc/os-release").splitlines() if "=" in line)
-    family = {values.get("ID", "").strip('"'), *values.get("ID_LIKE", "").strip('"').split()}
-    if "rhel" in family:
-        return BY_HAND.get(package) or f"dnf install {EL_PACKAGES.get(package, package)}"
-    if "ubuntu" in family and package in ("vagrant", "vagrant-lxc"):
-        return BY_HAND[package]
-    return f"apt-get install {package}"
-
-
-def _commands(host: Host) -> list[Check]:
-    missing = [name for name in COMMANDS if host.which(name) is None]
+def _commands(host: Host, wanted: Mapping[str, str]) -> list[Check]:
+    missing = [name for name in wanted if host.which(name) is None]
     if not missing:
-        return [Check("commands", "OK", f"all {len(COMMANDS)} are there")]
+        return [Check("commands", "OK", f"all {len(wanted)} are there")]
     return [
-        Check(f"command {name}", "FAIL", f"{name} is not on PATH", _install(host, COMMANDS[name]))
+        Check(
+            *(f"command {name}", "FAIL", f"{name} is not on PATH", install(host, wanted[name])),
+            installation(host, wanted[name]),
+        )
         for name in missing
     ]
 
@@ -183,41 +113,9 @@ def _builder(host: Host) -> Check:
     return Check("diskimage-builder", "FAIL", f"{tool} is not there", fix)
 
 
-def _plugin(host: Host) -> Check:
-    """Files first: asking Vagrant itself costs two seconds, so that is only done before saying no."""
-    package = host.root / "usr/share/vagrant-plugins/plugins.d/vagrant-lxc.json"
-    gems = host.root / "usr/share/rubygems-integration/all/specifications"
-    if package.is_file() and any(gems.glob("vagrant-lxc-*.gemspec")):
-        return Check("vagrant-lxc", "OK", "the distribution's package")
-    own = Path(os.environ.get("VAGRANT_HOME") or host.home / ".vagrant.d")
-    try:
-        listed = "vagrant-lxc" in json.loads((own / "plugins.json").read_text(encoding="utf-8"))["installed"]
-    except (OSError, ValueError, KeyError, TypeError):
-        listed = False
-    if listed and any(own.glob("gems/*/gems/vagrant-lxc-*")):
-        return Check("vagrant-lxc", "OK", f"installed in {own}")
-    if host.which("vagrant") is not None:
-        answer = host.run(["vagrant", "plugin", "list"])
-        if answer.code == 0 and any(line.startswith("vagrant-lxc ") for line in answer.output.splitlines()):
-            return Check("vagrant-lxc", "OK", "Vagrant lists it")
-    return Check("vagrant-lxc", "FAIL", "Vagrant does not know the plugin", _install(host, "vagrant-lxc"))
-
-
-def _existing(path: Path) -> Path:
-    """The directory itself, or what it would be made in."""
-    path = path.absolute()
-    while not path.is_dir():
-        path = path.parent
-    return path
-
-
-def _why(result: Result) -> str:
-    return (result.output.strip().splitlines() or [f"exit code {result.code}"])[-1]
-
-
 def _overlay(needs: Needs, host: Host) -> Check:
     """Nodes are overlay mounts whose upper directory is in the lab's; not every filesystem can be that."""
-    place = _existing(needs.lab)
+    place = existing(needs.lab)
     fix = "modprobe overlay, or keep the lab on ext4, XFS or btrfs (not on NFS, nor on an overlay)"
     try:
         trial = Path(tempfile.mkdtemp(prefix=".stacklab-doctor-", dir=place))
@@ -235,7 +133,7 @@ def _overlay(needs: Needs, host: Host) -> Check:
         shutil.rmtree(trial, ignore_errors=True)
     if answer.code == 0:
         return Check("overlayfs", "OK", f"mounts in {place}")
-    return Check("overlayfs", "FAIL", f"does not mount in {place}: {_why(answer)}", fix)
+    return Check("overlayfs", "FAIL", f"does not mount in {place}: {why(answer)}", fix)
 
 
 def _network(host: Host) -> Check:
@@ -244,12 +142,15 @@ def _network(host: Host) -> Check:
     answer = host.run([*inside, "show"])
     if answer.code != 0:
         fix = "use a kernel with CONFIG_NET_NS; in a container, one that may make namespaces (privileged)"
-        return Check("network", "FAIL", f"no network namespace: {_why(answer)}", fix)
+        return Check("network", "FAIL", f"no network namespace: {why(answer)}", fix)
     pair = ["add", "veth-a", "type", "veth", "peer", "name", "veth-b"]
     for kind, words in (("veth", pair), ("bridge", ["add", "br-a", "type", "bridge"])):
         answer = host.run([*inside, *words])
         if answer.code != 0:
-            return Check("network", "FAIL", f"no {kind} device: {_why(answer)}", f"modprobe {kind}")
+            fix = f"modprobe {kind}"
+            return Check(
+                "network", "FAIL", f"no {kind} device: {why(answer)}", fix, (Do(tuple(fix.split())),)
+            )
     return Check("network", "OK", "network namespaces, veth and bridge devices work")
 
 
@@ -259,7 +160,7 @@ def _tun(host: Host) -> Check:
         os.close(os.open(device, os.O_RDWR))
     except OSError as error:
         fix = "modprobe tun; mkdir -p /dev/net; mknod /dev/net/tun c 10 200"
-        return Check("tun", "FAIL", f"{device}: {error.strerror}", fix)
+        return Check("tun", "FAIL", f"{device}: {error.strerror}", fix, (Do(("modprobe", "tun")),))
     return Check("tun", "OK", f"{device} opens")
 
 
@@ -293,6 +194,17 @@ def _addresses() -> Check:
     return Check("addresses", "OK", "the lab's networks live in a network namespace of their own")
 
 
+def _mirrors(needs: Needs, host: Host) -> list[Check]:
+    """Whether the golden image's packages can be had, where it is still to be built."""
+    silent = [url for url in needs.mirrors if not host.reaches(url)]
+    if not needs.mirrors:
+        return []
+    if not silent:
+        return [Check("mirrors", "OK", f"{len(needs.mirrors)} answer")]
+    fix = "look at the network, or set mirror and proxy in invoke.yaml"
+    return [Check("mirrors", "FAIL", f"{url} does not answer", fix) for url in silent]
+
+
 def _memory(needs: Needs, host: Host) -> list[Check]:
     if needs.topology is None:
         return []
@@ -315,9 +227,18 @@ def _memory(needs: Needs, host: Host) -> list[Check]:
     return [Check("memory", "OK", f"{available:.1f} GiB free, {name} takes about {wanted:.1f}")]
 
 
+def _lab_disk(needs: Needs) -> int:
+    """GiB that a lab takes in time."""
+    if needs.provider == "lxc" or needs.topology is None:
+        return DISK_LAB
+    nodes = needs.topology.nodes
+    # A snapshot has what a node's memory holds; there is one a stage.
+    return len(nodes) * DISK_MACHINE + sum(node.memory for node in nodes) * SNAPSHOTS // 1024 // 2
+
+
 def _disk(needs: Needs, host: Host) -> list[Check]:
-    cache, lab = _existing(needs.cache), _existing(needs.lab)
-    wanted = [("cache", cache, DISK_CACHE if needs.golden else DISK_BUILD), ("lab", lab, DISK_LAB)]
+    cache, lab = existing(needs.cache), existing(needs.lab)
+    wanted = [("cache", cache, DISK_CACHE if needs.golden else DISK_BUILD), ("lab", lab, _lab_disk(needs))]
     if host.device(cache) == host.device(lab):
         # One filesystem has to hold both.
         wanted = [("cache and lab", cache, wanted[0][2] + wanted[1][2])]
@@ -334,10 +255,13 @@ def _disk(needs: Needs, host: Host) -> list[Check]:
 
 
 def _kvm(needs: Needs, host: Host) -> Check:
-    works, why = host.kvm()
+    works, reason = host.kvm()
     if works:
         return Check("kvm", "OK", "a guest ran with KVM")
     if needs.provider == "lxc" and host.which(kvm.QEMU) is None:
         return Check("kvm", "OK", "not tried, no QEMU on this host; instances run under TCG in the nodes")
-    message = f"no guest runs with KVM here, TCG is slower ({why.rsplit(': ', 1)[-1][:60]})"
+    if needs.provider in ("virtualbox", "vmware_desktop"):
+        return Check("kvm", "OK", f"not used by {needs.provider}")
+    slow = "nodes are emulated, ten times as slow" if needs.provider == "libvirt" else "TCG is slower"
+    message = f"no guest runs with KVM here, {slow} ({reason.rsplit(': ', 1)[-1][:60]})"
     return Check("kvm", "WARN", message, "enable (nested) virtualisation")

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+from stacklab import files
 from stacklab.errors import CommandFailed
 from stacklab.run import run
 
@@ -22,6 +24,8 @@ LIMIT = 6.0
 # mov al, 0x2a; mov dx, 0x00f4 (16 bit: two bytes); out dx, al; hlt; jmp back to hlt
 _CODE = bytes([0xB0, 0x2A, 0xBA, 0xF4, 0x00, 0xEE, 0xF4, 0xEB, 0xFD])
 _FLOPPY = 1474560
+MEMO = Path("/run/stacklab-kvm.json")
+"""What was found, until the machine is started again."""
 _GUEST_RAN = (0x2A << 1) | 1
 """isa-debug-exit ends QEMU with (value << 1) | 1."""
 
@@ -67,3 +71,17 @@ def usable(qemu: str = QEMU, device: Path = Path("/dev/kvm"), limit: float = LIM
     if shutil.which(qemu) is None:
         return False, f"{qemu} is not installed, so it cannot be tried"
     return try_guest("kvm", "host", qemu, limit)
+
+
+def known(device: Path = Path("/dev/kvm"), memo: Path = MEMO) -> tuple[bool, str]:
+    """`usable`, tried once after each boot of this machine and each change of QEMU."""
+    qemu = shutil.which(QEMU)
+    key = files.digest(qemu, Path(qemu).stat().st_mtime if qemu else 0, os.access(device, os.R_OK | os.W_OK))
+    found = files.read_json(memo)
+    if found and found["key"] == key:
+        return bool(found["works"]), str(found["why"])
+    works, why = usable(device=device)
+    # Who may not write there has it tried anew each time.
+    with suppress(OSError):
+        files.write_json(memo, {"key": key, "works": works, "why": why})
+    return works, why

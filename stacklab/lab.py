@@ -53,11 +53,23 @@ def check_name(name: str) -> None:
         raise InvalidInput([Problem("", "lab", message)])
 
 
-def plan_for(name: str, lab: str = "", distribution: str = "auto", provider: str = "auto") -> Plan:
+def plan_for(
+    name: str,
+    lab: str = "",
+    distribution: str = "auto",
+    provider: str = "auto",
+    own_network: bool = False,
+) -> Plan:
     """The Plan of a topology file or name. Raises InvalidInput with all that is wrong."""
     if lab:
         check_name(lab)
-    return resolve(topology.load(name, TOPOLOGIES), lab=lab, distribution=distribution, provider=provider)
+    return resolve(
+        topology.load(name, TOPOLOGIES),
+        lab=lab,
+        distribution=distribution,
+        provider=provider,
+        own_network=own_network,
+    )
 
 
 def directories() -> list[str]:
@@ -256,7 +268,7 @@ def upload_probe(plan: Plan, golden: Golden) -> None:
 
 def _wake(plan: Plan, provider: Provider) -> None:
     """Make sure that nodes which should run do run, and that the cloud answers."""
-    if all(provider.running().values()) and namespace.is_whole(plan):
+    if all(provider.running().values()):
         if stages.progress(plan).stage == "nodes" or not settle.quick(plan):
             return
         settle.settle(plan)

@@ -29,7 +29,7 @@ def path(plan: Plan) -> Path:
 
 
 def commands(plan: Plan) -> list[list[str]]:
-    """The commands that make the namespace with its three bridges."""
+    """The commands that make the namespace with its bridges."""
     ip = ["ip", "-n", plan.namespace]
     topology = plan.topology
     provider = topology.provider_network
@@ -43,15 +43,20 @@ def commands(plan: Plan) -> list[list[str]]:
         "br-provider": [_with_prefix(provider.gateway, provider.cidr)],
     }
     made = [["ip", "netns", "add", plan.namespace], [*ip, "link", "set", "lo", "up"]]
-    for bridge in BRIDGES:
+    for bridge in bridges(plan):
         made.append([*ip, "link", "add", bridge, "type", "bridge"])
         for address in addresses.get(bridge, ()):
             made.append([*ip, "address", "add", address, "dev", bridge])
         made.append([*ip, "link", "set", bridge, "up"])
-    if plan.datapath == "netdev":
+    if plan.datapath == "netdev" and bridges(plan):
         # A userspace Open vSwitch gets the host's packets as they are: their checksums must be complete.
         made.append([*enter(plan), "ethtool", "-K", "br-provider", "tx", "off"])
     return made
+
+
+def bridges(plan: Plan) -> tuple[str, ...]:
+    """The bridges that containers are connected to; a virtual machine's provider makes its own."""
+    return BRIDGES if plan.provider == "lxc" else ()
 
 
 def _with_prefix(address: str, cidr: str) -> str:
@@ -72,7 +77,7 @@ def is_whole(plan: Plan) -> bool:
     if not path(plan).exists():
         return False
     links = run(["ip", "-n", plan.namespace, "-o", "link"], check=False, timeout=30)
-    return links.code == 0 and all(f" {bridge}:" in links.output for bridge in BRIDGES)
+    return links.code == 0 and all(f" {bridge}:" in links.output for bridge in bridges(plan))
 
 
 def delete(plan: Plan, log: Path | None = None) -> None:
@@ -82,16 +87,21 @@ def delete(plan: Plan, log: Path | None = None) -> None:
 
 
 def enter(plan: Plan) -> list[str]:
-    """The beginning of a command that runs inside."""
+    """The beginning of a command that runs where the lab's networks are."""
+    if not plan.isolated:
+        return []
     return ["nsenter", f"--net={path(plan)}"]
 
 
 @contextmanager
 def entered(plan: Plan) -> Iterator[None]:
-    """Run the block with this thread inside the namespace; sockets made there stay there.
+    """Run the block with this thread where the lab's networks are; sockets made there stay there.
 
-    Raises LabError where there is no such namespace.
+    Raises LabError where the lab should have a namespace and has none.
     """
+    if not plan.isolated:
+        yield
+        return
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("only the main thread enters a namespace")
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stacklab import distributions, files, releases, services
+from stacklab.choice import choose
 from stacklab.errors import InvalidInput, Problem
 from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
 from stacklab.releases import Release
@@ -19,8 +20,10 @@ TUNNEL_BRIDGE = "brvxlan"
 class Plan:
     """A topology with every choice made, its own network agent and tunnel addresses included.
 
-    `datapath` is Open vSwitch's: `system` where the kernel has it, else `netdev`
-    (userspace). `reasons` say why an `auto` became what it is.
+    `datapath` is Open vSwitch's: `system` where the nodes' kernel has it, else `netdev`
+    (userspace). `isolated` says that the lab's networks live in a network namespace of
+    their own, not in the host's; `emulated` that the nodes have no KVM, which makes them
+    ten times as slow. `reasons` say why an `auto` became what it is.
     """
 
     lab: str
@@ -30,6 +33,8 @@ class Plan:
     release: str
     packstack: str
     datapath: str
+    isolated: bool = True
+    emulated: bool = False
     reasons: tuple[str, ...] = ()
 
     @property
@@ -85,21 +90,27 @@ def resolve(
     distribution: str = "auto",
     release: str = "auto",
     provider: str = "auto",
+    own_network: bool = False,
 ) -> Plan:
     """Make every choice that the topology and the command line leave open.
 
+    `own_network` wants the lab's networks in a namespace of their own where they need not be.
+
     Raises InvalidInput for a combination that cannot work.
     """
-    reasons = []
-    chosen_provider = provider if provider != "auto" else topology.provider
-    if chosen_provider == "auto":
-        chosen_provider = "lxc"
-        reasons.append("provider: lxc (containers: needs no working KVM)")
+    name = lab or topology.name
     chosen = distribution if distribution != "auto" else topology.distribution
-    if chosen == "auto":
-        chosen = "debian-12"
-        reasons.append("distribution: debian-12 (the one that the lxc provider has a golden image for)")
-    row = distributions.distribution(chosen)
+    named = chosen != "auto"
+    row = distributions.distribution(chosen if named else "debian-12")
+    chosen = row.name
+    wanted = provider if provider != "auto" else topology.provider
+    where = choose(topology, wanted, name, row.providers, own_network)
+    chosen_provider = where.provider
+    reasons = list(where.reasons)
+    if not named:
+        reasons.append(
+            f"distribution: {chosen} (the one that the {chosen_provider} provider has a golden image for)"
+        )
     problems = []
     if chosen_provider not in row.providers:
         message = f"{chosen_provider} has no {chosen} image: take {', '.join(row.providers)}"
@@ -123,13 +134,15 @@ def resolve(
     if problems:
         raise InvalidInput(problems)
     return Plan(
-        lab=lab or topology.name,
+        lab=name,
         topology=replace(topology, services=choice.services),
         provider=chosen_provider,
         distribution=chosen,
         release=found.name,
         packstack=found.packstack,
         datapath=datapath,
+        isolated=where.isolated,
+        emulated=where.emulated,
         reasons=tuple(reasons),
     )
 

@@ -1,22 +1,26 @@
 """What a node gets before it boots for the first time: names, keys, networks, clock.
 
 A seed is a tree of files, laid over the golden image. Nothing of it is in the image:
-keys and identities are drawn once per lab.
+keys and identities are drawn once per lab. A container has it in its file system; a
+virtual machine takes it from a disc (`seed_disc`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import uuid
 from ipaddress import ip_network
 
-from stacklab import files, releases
+from stacklab import distributions, files, interfaces, releases
 from stacklab.model import Node
 from stacklab.plan import Plan
 from stacklab.run import run
 
 _SHARED = releases.DATA / "seed"
+# Where families differ: Open vSwitch's unit, the place of packages' units, chrony's configuration.
+_OPENVSWITCH = {"debian": "openvswitch-switch.service", "el": "openvswitch.service"}
+_UNITS = {"debian": "/lib/systemd/system", "el": "/usr/lib/systemd/system"}
+_CHRONY = {"debian": "etc/chrony/chrony.conf", "el": "etc/chrony.conf"}
 
 
 def write(plan: Plan) -> None:
@@ -38,7 +42,7 @@ def write(plan: Plan) -> None:
         for unit in _units(plan):
             link = root / "etc/systemd/system/multi-user.target.wants" / unit
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(_unit_path(unit))
+            link.symlink_to(_unit_path(plan, unit))
     files.write(plan.directory / "ssh_config", ssh_config(plan), 0o600)
     files.write(plan.directory / "ssh" / "known_hosts", known, 0o600)
 
@@ -90,9 +94,9 @@ def hosts(plan: Plan) -> str:
 def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple[str, int]]:
     keys = plan.directory / "ssh"
     public = (keys / "id_ed25519.pub").read_text(encoding="utf-8")
+    family = distributions.distribution(plan.distribution).family
     seed = {
         "etc/hostname": (node.fqdn + "\n", 0o644),
-        "etc/machine-id": (identity, 0o444),
         "etc/hosts": (hosts(plan), 0o644),
         "etc/resolv.conf": (_resolver(plan), 0o644),
         "etc/ssh/ssh_known_hosts": (known, 0o644),
@@ -105,31 +109,63 @@ def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple
             "HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\nUseDNS no\n",
             0o644,
         ),
-        "etc/chrony/chrony.conf": (_chrony(plan, node), 0o644),
+        _CHRONY[family]: (_chrony(plan, node), 0o644),
         "root/.ssh/authorized_keys": (public, 0o600),
-        "etc/puppet/code/environments/production/data/node.yaml": (_hiera(plan), 0o644),
+        **_clear_ports(family),
+        **_network(plan, node),
     }
+    if family == "debian":
+        seed["etc/puppet/code/environments/production/data/node.yaml"] = (_hiera(plan), 0o644)
+    if plan.provider == "lxc":
+        # A virtual machine draws its own at its first boot, before it can read any disc.
+        seed["etc/machine-id"] = (identity, 0o444)
     if "controller" in node.roles:
         # Packstack, on the controller, reaches every node as root.
         seed["root/.ssh/id_ed25519"] = ((keys / "id_ed25519").read_text(encoding="utf-8"), 0o600)
         seed["root/.ssh/id_ed25519.pub"] = (public, 0o644)
-    name = plan.tunnel_interface
-    if plan.tunnel_network:
+    return seed
+
+
+def _clear_ports(family: str) -> dict[str, tuple[str, int]]:
+    unit = (_SHARED / "stacklab-clear-ports.service").read_text(encoding="utf-8")
+    return {
+        "usr/local/lib/stacklab/clear-ports": (
+            (_SHARED / "clear-ports").read_text(encoding="utf-8"),
+            0o755,
+        ),
+        "etc/systemd/system/stacklab-clear-ports.service": (
+            unit.replace(_OPENVSWITCH["debian"], _OPENVSWITCH[family]),
+            0o644,
+        ),
+    }
+
+
+def _network(plan: Plan, node: Node) -> dict[str, tuple[str, int]]:
+    """The interfaces of a virtual machine, and where the tunnel address lies.
+
+    A container's interfaces are LXC's, which gives the management address, too.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    if plan.provider != "lxc":
+        configure = interfaces.SERVICES[distributions.distribution(plan.distribution).network]
+        for interface in interfaces.of(plan, node):
+            path, text, mode = configure(interface)
+            found[path] = (text, mode)
+    elif plan.tunnel_network:
+        name = plan.tunnel_interface
         prefix = ip_network(plan.topology.tunnel.cidr).prefixlen
         network = (_SHARED / "tunnel.network").read_text(encoding="utf-8")
-        seed[f"etc/systemd/network/30-{name}.network"] = (
+        found[f"etc/systemd/network/30-{name}.network"] = (
             network.replace("@NAME@", name).replace("@ADDRESS@", f"{node.tunnel}/{prefix}"),
             0o644,
         )
-    for place, file, mode in (
-        ("usr/local/lib/stacklab", "clear-ports", 0o755),
-        ("etc/systemd/system", "stacklab-clear-ports.service", 0o644),
-    ):
-        seed[f"{place}/{file}"] = ((_SHARED / file).read_text(encoding="utf-8"), mode)
     if plan.datapath == "netdev":
         unit = (_SHARED / "stacklab-tunnel.service").read_text(encoding="utf-8")
-        seed["etc/systemd/system/stacklab-tunnel.service"] = (unit.replace("@NAME@", name), 0o644)
-    return seed
+        found["etc/systemd/system/stacklab-tunnel.service"] = (
+            unit.replace("@NAME@", plan.tunnel_interface),
+            0o644,
+        )
+    return found
 
 
 def _resolver(plan: Plan) -> str:
@@ -140,13 +176,15 @@ def _resolver(plan: Plan) -> str:
 
 
 def _units(plan: Plan) -> tuple[str, ...]:
-    units = ("openvswitch-switch.service", "stacklab-clear-ports.service")
+    family = distributions.distribution(plan.distribution).family
+    units = (_OPENVSWITCH[family], "stacklab-clear-ports.service")
     return (*units, "stacklab-tunnel.service") if plan.datapath == "netdev" else units
 
 
-def _unit_path(unit: str) -> str:
-    place = "/etc/systemd/system" if unit.startswith("stacklab-") else "/lib/systemd/system"
-    return f"{place}/{unit}"
+def _unit_path(plan: Plan, unit: str) -> str:
+    if unit.startswith("stacklab-"):
+        return f"/etc/systemd/system/{unit}"
+    return f"{_UNITS[distributions.distribution(plan.distribution).family]}/{unit}"
 
 
 def _chrony(plan: Plan, node: Node) -> str:
@@ -166,12 +204,6 @@ def _hiera(plan: Plan) -> str:
     return "---\n{}\n"
 
 
-def mac(plan: Plan, node: Node, interface: str) -> str:
-    """A stable, locally administered MAC address for one interface of one node."""
-    octets = hashlib.sha256(f"{plan.lab}/{node.name}/{interface}".encode()).digest()
-    return "02:" + ":".join(f"{octet:02x}" for octet in octets[:5])
-
-
 def ssh_config(plan: Plan) -> str:
     """An ssh configuration that reaches the nodes from anywhere on this host."""
     directory = plan.directory
@@ -188,6 +220,7 @@ def ssh_config(plan: Plan) -> str:
             "  ConnectTimeout 5",
             "  ServerAliveInterval 15",
             "  LogLevel ERROR",
-            f"  ProxyCommand nsenter --net=/run/netns/{plan.namespace} nc %h %p",
         ]
+        if plan.isolated:
+            lines.append(f"  ProxyCommand nsenter --net=/run/netns/{plan.namespace} nc %h %p")
     return "\n".join(lines) + "\n"

@@ -11,11 +11,15 @@ from typing import Any
 
 from stacklab import (
     base,
+    dib,
+    distributions,
     doctor,
+    doctor_machines,
     files,
     glance_keep,
     lab,
     providers,
+    releases,
     reuse,
     settle,
     snapshots,
@@ -27,6 +31,7 @@ from stacklab import (
 from stacklab import images as guest_images
 from stacklab import report as reports
 from stacklab.errors import LabError
+from stacklab.examination import Check, Needs
 from stacklab.plan import Plan
 
 
@@ -213,9 +218,16 @@ def topologies(found: list[Path]) -> None:
     ui.table("", ("name", "nodes", "description"), rows)
 
 
-def checks(value: Plan, as_json: bool) -> None:
-    """Every check of the doctor. Raises LabError when one fails."""
+def checks(value: Plan, as_json: bool, fix: bool = False) -> None:
+    """Every check of the doctor. Raises LabError when one fails.
+
+    With `fix`, what is safe to do about the findings is done first.
+    """
     found = examine(value)
+    if fix:
+        for command, how in doctor.repair(found):
+            ui.say(f"{command}: {how}")
+        found = examine(value)
     if as_json:
         ui.out(json.dumps([dataclasses.asdict(check) for check in found], indent=2))
     else:
@@ -227,17 +239,35 @@ def checks(value: Plan, as_json: bool) -> None:
         raise LabError(f"this machine cannot run the lab yet: {', '.join(failed)}")
 
 
-def examine(value: Plan) -> list[doctor.Check]:
+def examine(value: Plan) -> list[Check]:
     """The doctor's checks for a plan."""
+    golden = base.is_built(base.wanted(base.of(value)))
+    row = distributions.distribution(value.distribution)
     return doctor.run_checks(
-        doctor.Needs(
+        Needs(
             provider=value.provider,
             lab=value.directory,
             cache=files.cache_dir(),
             topology=value.topology,
-            golden=base.is_built(base.wanted(base.of(value))),
+            golden=golden,
+            isolated=value.isolated,
+            exists=(value.directory / "plan.json").is_file(),
+            level=doctor_machines.level(row.family, row.version),
+            mirrors=() if golden else _mirrors(value),
         )
     )
+
+
+def _mirrors(value: Plan) -> tuple[str, ...]:
+    """What has to answer for the golden image to be built."""
+    row = distributions.distribution(value.distribution)
+    if row.family == "debian":
+        archive = dib.apt_mirrors(row.version)[0]
+        if not archive:
+            return ()  # not a Debian host: diskimage-builder takes its own default
+        return (f"{archive.rstrip('/')}/dists/{row.version}/Release",)
+    found = releases.release(value.release).repositories.values()
+    return tuple(f"{url}repodata/repomd.xml" for url in found)
 
 
 def require(value: Plan) -> None:

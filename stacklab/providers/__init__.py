@@ -67,4 +67,16 @@ def provider(plan: Plan, golden: Golden) -> Provider:
         from stacklab.providers.lxc import Lxc
 
         return Lxc(plan, golden)
+    if plan.provider == "libvirt":
+        from stacklab.providers.libvirt import Libvirt
+
+        return Libvirt(plan, golden)
+    if plan.provider == "virtualbox":
+        from stacklab.providers.virtualbox import VirtualBox
+
+        return VirtualBox(plan, golden)
+    if plan.provider == "vmware_desktop":
+        from stacklab.providers.vmware import Vmware
+
+        return Vmware(plan, golden)
     raise InvalidInput([Problem("", "provider", f"{plan.provider!r} is not known")])

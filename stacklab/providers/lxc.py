@@ -24,45 +24,17 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-import vagrant
-
-from stacklab import files, namespace, releases, seed, ui
+from stacklab import files, interfaces, namespace, releases, seed
 from stacklab.base import Golden
 from stacklab.model import Node
 from stacklab.plan import Plan
-from stacklab.providers import layers
+from stacklab.providers import layers, vagrant
 from stacklab.run import run
 
 _IN_NAMESPACE = files.PROJECT / "scripts" / "in-namespace"
 _DATA = releases.DATA / "lxc"
 # The names of all layers have to fit into one page of mount options: some 20 long ones do.
 LONGEST_CHAIN = 6
-
-
-class Vagrant(vagrant.Vagrant):  # type: ignore[misc]
-    """python-vagrant through `run`: with a log, a deadline, and what Vagrant says on failure."""
-
-    def __init__(self, settings: dict[str, Any], log: Path) -> None:
-        super().__init__(root=str(files.PROJECT))
-        self._settings = settings
-        self._log = log
-
-    def _run(self, args: list[Any], merge: bool) -> str:
-        return run(
-            [*self._settings["enter"], *self._make_vagrant_command(args)],
-            log=self._log,
-            cwd=files.PROJECT,
-            env={**self._settings["environment"], "STACKLAB_INSIDE": self._settings["lab"]},
-            timeout=900,
-            merge_stderr=merge,
-            each_line=lambda line: ui.detail(line.strip("=> ")),
-        ).output
-
-    def _call_vagrant_command(self, args: list[Any]) -> None:
-        self._run(args, merge=True)
-
-    def _run_vagrant_command(self, args: list[Any]) -> str:
-        return self._run(args, merge=False)
 
 
 class Lxc:
@@ -85,7 +57,7 @@ class Lxc:
             run(["rm", "-rf", "--one-file-system", self.directory / name], timeout=300)
         self._prepare()
         self._set_layers([], uuid.uuid4().hex[:12])
-        Vagrant(self._vagrant(), self.log).up()
+        vagrant.Vagrant(self._vagrant(), self.log).up()
 
     def create_commands(self) -> list[list[str]]:
         """What `create` runs, for a dry run."""
@@ -98,11 +70,8 @@ class Lxc:
         (self.directory / "lxc").mkdir(exist_ok=True)
         Path("/etc/lxc").mkdir(exist_ok=True)  # the mount point for the lab's own
         self._write_box()
-        files.write_json(
-            self.directory / "plan.json",
-            {"plan": self.plan.as_json(), "vagrant": self._vagrant()},
-            mode=0o600,
-        )
+        vagrant.prepare_home(self.plan)
+        vagrant.write_plan(self.plan, self._vagrant())
         namespace.create(self.plan, self.log)
 
     def _write_box(self) -> None:
@@ -120,19 +89,9 @@ class Lxc:
 
     def _vagrant(self) -> dict[str, Any]:
         """All that the Vagrantfile needs, so that nothing is computed there."""
+        box = {"box": f"stacklab/{self.golden.name}", "box_url": f"file://{self.directory}/stacklab.box"}
         return {
-            "lab": self.plan.lab,
-            "box": f"stacklab/{self.golden.name}",
-            "box_url": f"file://{self.directory}/stacklab.box",
-            "private_key": str(self.directory / "ssh" / "id_ed25519"),
-            "enter": self._enter(),
-            "environment": {
-                "VAGRANT_HOME": str(self.directory / "vagrant" / "home"),
-                "VAGRANT_DOTFILE_PATH": str(self.directory / "vagrant" / "state"),
-                "VAGRANT_DEFAULT_PROVIDER": "lxc",
-                "VAGRANT_CHECKPOINT_DISABLE": "1",
-                "STACKLAB_LAB": self.plan.lab,
-            },
+            **vagrant.settings(self.plan, box, self._enter()),
             "nodes": [
                 {"name": node.name, "address": node.management, "customize": self._customize(node)}
                 for node in self.plan.topology.nodes
@@ -152,7 +111,7 @@ class Lxc:
                 [f"{net}.link", bridge],
                 [f"{net}.name", interface],
                 [f"{net}.flags", "up"],
-                [f"{net}.hwaddr", seed.mac(self.plan, node, interface)],
+                [f"{net}.hwaddr", interfaces.mac(self.plan, node, interface)],
             ]
             if interface == "eth0":
                 # Packstack wants a default route, even for its --version.
@@ -202,15 +161,17 @@ class Lxc:
 
     def running(self) -> dict[str, bool]:
         """Which nodes run, by name."""
-        if not self.exists() or not namespace.path(self.plan).exists():
-            return dict.fromkeys((node.name for node in self.plan.topology.nodes), False)
+        whole = self.exists() and namespace.is_whole(self.plan)
+        states = self._states() if whole else {}
+        return {node.name: states.get(node.name) == "RUNNING" for node in self.plan.topology.nodes}
+
+    def _states(self) -> dict[str, str]:
         listed = run(
             [*self._enter(), "lxc-ls", "--fancy", "--fancy-format", "NAME,STATE"],
             check=False,
             merge_stderr=False,
         ).output
-        states = dict(line.split()[:2] for line in listed.splitlines() if len(line.split()) >= 2)
-        return {node.name: states.get(node.name) == "RUNNING" for node in self.plan.topology.nodes}
+        return dict(line.split()[:2] for line in listed.splitlines() if len(line.split()) >= 2)
 
     def start(self) -> None:
         """Boot all nodes at once."""
@@ -229,9 +190,9 @@ class Lxc:
         """Stop all nodes at once without asking them."""
         if not self._etc.is_dir() or not namespace.path(self.plan).exists():
             return
-        up = self.running()
+        up = self._states()
         for node in self.plan.topology.nodes:
-            if up[node.name]:
+            if up.get(node.name) not in (None, "STOPPED"):
                 self._lxc("lxc-stop", node, "--kill", check=False)
 
     # -- layers ------------------------------------------------------------------------

@@ -59,11 +59,17 @@ TOPOLOGY = {
 }
 
 
-def plan_of(c: Context, topology: str, lab: str, distribution: str, provider: str) -> Any:
+def plan_of(
+    c: Context, topology: str, lab: str, distribution: str, provider: str, own_network: bool = False
+) -> Any:
     from stacklab import lab as labs
 
     return labs.plan_for(
-        topology or c.topology, lab or c.lab, distribution or c.distribution, provider or c.provider
+        topology or c.topology,
+        lab or c.lab,
+        distribution or c.distribution,
+        provider or c.provider,
+        own_network=own_network or bool(c.get("own_network")),
     )
 
 

@@ -14,6 +14,7 @@ from stacklab.tasks.common import LAB, TOPOLOGY, edge, open_lab, plan_of, words
         **TOPOLOGY,
         "lab": "the lab's name; the topology's by default",
         "dry-run": "only show what would be done",
+        "own-network": "libvirt: the lab's networks in a namespace of their own, with a libvirtd there",
     }
 )
 @edge
@@ -23,6 +24,7 @@ def up(
     lab: str = "",
     distribution: str = "",
     provider: str = "",
+    own_network: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Bring a lab up and verify it, or go on with it.
@@ -32,7 +34,7 @@ def up(
     from stacklab import lab as labs
     from stacklab import show
 
-    plan = plan_of(c, topology, lab, distribution, provider)
+    plan = plan_of(c, topology, lab, distribution, provider, own_network)
     if dry_run:
         show.plan(plan)
         return
@@ -122,10 +124,21 @@ def verify(c: Context, lab: str = "") -> None:
     show.verified(open_lab(c, lab))
 
 
-@task(help={**TOPOLOGY, "json": "as JSON on standard output"})
+@task(
+    help={
+        **TOPOLOGY,
+        "json": "as JSON on standard output",
+        "fix": "first do what is safe: packages, kernel modules, VirtualBox's networks.conf",
+    }
+)
 @edge
 def doctor(
-    c: Context, topology: str = "", distribution: str = "", provider: str = "", json: bool = False
+    c: Context,
+    topology: str = "",
+    distribution: str = "",
+    provider: str = "",
+    json: bool = False,
+    fix: bool = False,
 ) -> None:
     """Look whether this machine can run a lab.
 
@@ -133,7 +146,7 @@ def doctor(
     """
     from stacklab import show
 
-    show.checks(plan_of(c, topology, "", distribution, provider), as_json=json)
+    show.checks(plan_of(c, topology, "", distribution, provider), as_json=json, fix=fix)
 
 
 @task(help={**LAB, "out": "the file to write; report.html in the lab's directory by default"})

@@ -7,8 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import files, plan, redact, topology
+from stacklab import choice, files, plan, redact, topology
 from stacklab.plan import Plan
+
+# What the tests' machine has must not matter: no KVM, no libvirt, no VirtualBox, no routes.
+BARE = choice.Machine(
+    kvm=lambda: (False, "there is none"),
+    which=lambda _: None,
+    answers=lambda _: False,
+    routes=list,
+    root=Path("/nonexistent"),
+)
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` chooses on a machine that has nothing."""
+    monkeypatch.setattr(choice, "Machine", lambda: BARE)
 
 
 @pytest.fixture

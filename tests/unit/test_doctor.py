@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import doctor, kvm
-from stacklab.doctor import COMMANDS, Check, Host, Needs, run_checks
+from stacklab import kvm
+from stacklab.doctor import COMMANDS, LXC_COMMANDS, run_checks
+from stacklab.examination import Check, Host, Needs
 from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
 from stacklab.run import Result
 
@@ -104,13 +107,13 @@ def test_not_root(machine: Machine) -> None:
     assert machine.checks()["root"].state == "FAIL"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS | LXC_COMMANDS)
 def test_missing_command_names_its_package(machine: Machine, name: str) -> None:
     machine.absent.add(name)
     found = machine.checks()
     assert "commands" not in found
     check = found[f"command {name}"]
-    assert (check.state, check.fix) == ("FAIL", f"apt-get install {COMMANDS[name]}")
+    assert (check.state, check.fix) == ("FAIL", f"apt-get install {(COMMANDS | LXC_COMMANDS)[name]}")
 
 
 @pytest.mark.parametrize(
@@ -326,6 +329,27 @@ def test_kvm_probe_without_device_or_qemu(tmp_path: Path) -> None:
     assert kvm.usable("no-such-qemu", device)[1] == "no-such-qemu is not installed, so it cannot be tried"
 
 
+def test_kvm_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, memo = tmp_path / "kvm", tmp_path / "memo.json"
+    device.touch()
+    tried = []
+
+    def usable(**given: object) -> tuple[bool, str]:
+        tried.append(given)
+        return True, "a guest ran"
+
+    monkeypatch.setattr(kvm, "usable", usable)
+    qemu = fake_qemu(tmp_path, "exit 85")
+    monkeypatch.setattr(shutil, "which", lambda name: qemu)
+    assert [kvm.known(device, memo) for _ in range(2)] == [(True, "a guest ran")] * 2
+    assert len(tried) == 1
+    os.utime(qemu, (0, 0))  # another QEMU
+    kvm.known(device, memo)
+    assert len(tried) == 2
+    # Where it cannot be written down, it is tried each time.
+    assert kvm.known(device, Path("/proc/none/memo.json")) == (True, "a guest ran")
+
+
 def test_boot_disk() -> None:
     disk = kvm.boot_disk()
     assert len(disk) == 1474560
@@ -335,4 +359,4 @@ def test_boot_disk() -> None:
 def test_doctor_prints_nothing(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     machine.checks()
     assert capsys.readouterr() == ("", "")
-    assert doctor.Check("a", "OK", "b").fix == ""
+    assert Check("a", "OK", "b").fix == ""

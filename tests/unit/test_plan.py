@@ -16,7 +16,8 @@ from stacklab.plan import Plan, from_json, resolve
 
 TOPOLOGIES = files.PROJECT / "topologies"
 CHOSEN = (
-    "provider: lxc (containers: needs no working KVM)",
+    "provider: lxc (containers: needs no working KVM; not libvirt, "
+    "no virsh or no vagrant-libvirt: `invoke doctor --provider libvirt`)",
     "distribution: debian-12 (the one that the lxc provider has a golden image for)",
 )
 USERSPACE = "Open vSwitch: userspace datapath (this kernel has no openvswitch module)"

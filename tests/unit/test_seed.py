@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import subprocess
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from stacklab import seed
+from stacklab import distributions, files, interfaces, seed, seed_disc
 from stacklab.plan import Plan
 
 HIERA = "etc/puppet/code/environments/production/data/node.yaml"
@@ -220,10 +223,139 @@ def test_ssh_config(two_node: Plan, labs: Path) -> None:
     assert {"hostname 10.0.0.31", "user root", "stricthostkeychecking true"} <= set(asked.stdout.splitlines())
 
 
+@pytest.fixture
+def machine(make_plan: Callable[..., Plan]) -> Iterator[Callable[[str, str], Plan]]:
+    """Plans of virtual machines, of a family and with a network service."""
+
+    def make(family: str, network: str) -> Plan:
+        plan = make_plan(datapath="system")
+        row = replace(distributions.distribution("debian-12"), family=family, network=network)
+        distributions_of[plan.distribution] = row
+        return replace(plan, provider="libvirt")
+
+    distributions_of: dict[str, distributions.Distribution] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "stacklab.seed.distributions.distribution",
+            lambda name, real=distributions.distribution: distributions_of.get(name) or real(name),
+        )
+        yield make
+
+
+MACHINE = {name: mode for name, mode in BOTH.items() if name != "etc/machine-id"}
+
+
+def test_a_virtual_machine_of_debian(machine: Callable[[str, str], Plan]) -> None:
+    plan = machine("debian", "systemd-networkd")
+    seed.write(plan)
+    networks = {f"etc/systemd/network/20-eth{number}.network": 0o644 for number in (0, 1)}
+    # Its machine id is drawn by its systemd, which starts before any disc can be read.
+    assert tree(plan.directory / "seed" / "compute1") == {**MACHINE, **networks}
+    first, second = (text(plan, "compute1", name) for name in sorted(networks))
+    node = plan.topology.nodes[1]
+    # Not by the address that it has at the moment: br-ex has that of eth1, too.
+    assert f"PermanentMACAddress={interfaces.mac(plan, node, 'eth0')}\n" in first
+    assert "Address=10.0.0.31/24\n" in first and "Gateway=10.0.0.1\n" in first
+    assert f"PermanentMACAddress={interfaces.mac(plan, node, 'eth1')}\n" in second
+    assert not re.search("^(Address|Gateway|DHCP)=", second, re.MULTILINE)
+
+
+def test_a_virtual_machine_of_el_with_networkmanager(machine: Callable[[str, str], Plan]) -> None:
+    plan = machine("el", "NetworkManager")
+    plan = replace(
+        plan,
+        topology=replace(
+            plan.topology, management=replace(plan.topology.management, dns=("10.0.0.2", "192.0.2.53"))
+        ),
+    )
+    seed.write(plan)
+    place = "etc/NetworkManager/system-connections"
+    found = tree(plan.directory / "seed" / "compute1")
+    # It ignores a profile that others may read.
+    assert {name: mode for name, mode in found.items() if name.startswith(place)} == {
+        f"{place}/eth0.nmconnection": 0o600,
+        f"{place}/eth1.nmconnection": 0o600,
+    }
+    assert found["etc/chrony.conf"] == 0o644 and "etc/chrony/chrony.conf" not in found
+    assert HIERA not in found
+    first, second = (configparser.ConfigParser(), configparser.ConfigParser())
+    first.read_string(text(plan, "compute1", f"{place}/eth0.nmconnection"))
+    second.read_string(text(plan, "compute1", f"{place}/eth1.nmconnection"))
+    node = plan.topology.nodes[1]
+    assert first["ethernet"]["mac-address"] == interfaces.mac(plan, node, "eth0").upper()
+    assert dict(first["ipv4"]) == {
+        "method": "manual",
+        "address1": "10.0.0.31/24,10.0.0.1",
+        "dns": "10.0.0.2;192.0.2.53;",
+    }
+    assert second["ethernet"]["mac-address"] == interfaces.mac(plan, node, "eth1").upper()
+    assert dict(second["ipv4"]) == {"method": "disabled"}
+    wants = "etc/systemd/system/multi-user.target.wants"
+    assert links(plan.directory / "seed" / "compute1") == {
+        f"{wants}/openvswitch.service": "/usr/lib/systemd/system/openvswitch.service",
+        f"{wants}/stacklab-clear-ports.service": "/etc/systemd/system/stacklab-clear-ports.service",
+    }
+    unit = text(plan, "compute1", "etc/systemd/system/stacklab-clear-ports.service")
+    assert "Requires=openvswitch.service\n" in unit and "openvswitch-switch" not in unit
+
+
+def test_a_virtual_machine_of_centos_7(machine: Callable[[str, str], Plan]) -> None:
+    plan = machine("el", "network")
+    seed.write(plan)
+    place = "etc/sysconfig/network-scripts"
+    first, second = (
+        dict(line.split("=", 1) for line in text(plan, "compute1", f"{place}/ifcfg-{name}").splitlines())
+        for name in ("eth0", "eth1")
+    )
+    common = {"ONBOOT": "yes", "BOOTPROTO": "none", "NM_CONTROLLED": "no", "TYPE": "Ethernet"}
+    assert {key: first[key] for key in common} == {key: second[key] for key in common} == common
+    assert (first["DEVICE"], first["IPADDR"], first["PREFIX"]) == ("eth0", "10.0.0.31", "24")
+    assert first["GATEWAY"] == "10.0.0.1" and not {"IPADDR", "GATEWAY"} & second.keys()
+    node = plan.topology.nodes[1]
+    for values, name in ((first, "eth0"), (second, "eth1")):
+        assert values["HWADDR"] == interfaces.mac(plan, node, name).upper()
+
+
+def test_the_disc_of_a_virtual_machine(machine: Callable[[str, str], Plan], tmp_path: Path) -> None:
+    plan = machine("debian", "systemd-networkd")
+    seed.write(plan)
+    node = plan.topology.controller
+    disc = tmp_path / "discs" / "controller.iso"
+    seed_disc.write(plan, node, disc)
+    assert disc.stat().st_mode & 0o7777 == 0o600, "it holds the key to every node"
+    assert disc.read_bytes()[0x8028:0x8048].rstrip() == b"STACKLAB"
+    assert [path.name for path in disc.parent.iterdir()] == ["controller.iso"]
+    out = tmp_path / "out"
+    subprocess.run(
+        ["xorriso", "-osirrox", "on", "-indev", disc, "-extract", "/", out], check=True, capture_output=True
+    )
+    assert (out / "nics").read_text().splitlines() == [
+        f"{interfaces.mac(plan, node, name)} {name}" for name in ("eth0", "eth1")
+    ]
+    with tarfile.open(out / "seed.tar") as tar:
+        members = {member.name.removeprefix("./"): member for member in tar.getmembers()}
+    assert {(one.uid, one.gid, one.uname, one.mtime) for one in members.values()} == {(0, 0, "", 0)}
+    assert members["root/.ssh/id_ed25519"].mode == 0o600 and members["root/.ssh"].mode == 0o700
+    wants = members["etc/systemd/system/multi-user.target.wants/openvswitch-switch.service"]
+    assert wants.issym() and wants.linkname == "/lib/systemd/system/openvswitch-switch.service"
+    first = (out / "id").read_text()
+    for same in (True, False):
+        if not same:
+            files.write(plan.directory / "seed" / "controller" / "etc" / "motd", "changed\n")
+        seed_disc.write(plan, node, disc)
+        again = tmp_path / f"again-{same}"
+        subprocess.run(
+            ["xorriso", "-osirrox", "on", "-indev", disc, "-extract", "/", again],
+            check=True,
+            capture_output=True,
+        )
+        assert ((again / "id").read_text() == first) is same
+
+
 def test_addresses_of_interfaces(make_plan: Callable[..., Plan]) -> None:
     plan, other = make_plan(), make_plan(lab="other")
     found = [
-        seed.mac(one, node, interface)
+        interfaces.mac(one, node, interface)
         for one in (plan, other)
         for node in one.topology.nodes
         for interface in ("eth0", "eth1", "eth2")
@@ -232,4 +364,5 @@ def test_addresses_of_interfaces(make_plan: Callable[..., Plan]) -> None:
     for address in found:
         assert re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", address)
         assert int(address[:2], 16) & 0b11 == 0b10  # locally administered, unicast
-    assert seed.mac(plan, plan.topology.nodes[0], "eth0") == "02:1e:f2:41:06:26"  # the same in every process
+    # The same in every process.
+    assert interfaces.mac(plan, plan.topology.nodes[0], "eth0") == "02:1e:f2:41:06:26"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stacklab import files, namespace, seed, snapshots
+from stacklab import files, interfaces, namespace, snapshots
 from stacklab.base import Golden
 from stacklab.errors import InvalidInput, LabError
 from stacklab.plan import Plan
@@ -395,19 +395,19 @@ def test_what_the_vagrantfile_reads(lab: Lab, labs: Path) -> None:
         ["net.0.link", "br-mgmt"],
         ["net.0.name", "eth0"],
         ["net.0.flags", "up"],
-        ["net.0.hwaddr", seed.mac(lab.plan, compute, "eth0")],
+        ["net.0.hwaddr", interfaces.mac(lab.plan, compute, "eth0")],
         ["net.0.ipv4.address", "10.0.0.31/24"],
         ["net.0.ipv4.gateway", "10.0.0.1"],  # Packstack wants a default route
         ["net.1.type", "veth"],
         ["net.1.link", "br-provider"],
         ["net.1.name", "eth1"],
         ["net.1.flags", "up"],
-        ["net.1.hwaddr", seed.mac(lab.plan, compute, "eth1")],
+        ["net.1.hwaddr", interfaces.mac(lab.plan, compute, "eth1")],
         ["net.2.type", "veth"],
         ["net.2.link", "br-tunnel"],
         ["net.2.name", "eth2"],
         ["net.2.flags", "up"],
-        ["net.2.hwaddr", seed.mac(lab.plan, compute, "eth2")],
+        ["net.2.hwaddr", interfaces.mac(lab.plan, compute, "eth2")],
     ]
 
 
@@ -419,9 +419,12 @@ def test_running_reads_what_lxc_lists(
     for node in NODES:
         files.write(two_node.directory / "lxc" / node / "config", "")
     files.write_json(two_node.directory / "layers.json", {"base": [], "upper": "x"})
-    monkeypatch.setattr(namespace, "path", lambda plan: tmp_path)
+    monkeypatch.setattr(namespace, "is_whole", lambda plan: True)
     fake = tmp_path / "enter"
     fake.write_text("#!/bin/sh\nprintf 'NAME STATE\\ncontroller RUNNING\\ncompute1   FROZEN\\n\\n'\n")
     fake.chmod(0o755)
     monkeypatch.setattr(provider, "_enter", lambda: [str(fake)])
     assert provider.running() == {"controller": True, "compute1": False}
+    # Containers whose networks are gone do not run for anybody.
+    monkeypatch.setattr(namespace, "is_whole", lambda plan: False)
+    assert provider.running() == {"controller": False, "compute1": False}
