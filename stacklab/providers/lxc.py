@@ -265,10 +265,8 @@ class Lxc:
                 below = [self._layer(name, node) for name in base]
                 layers.merge([top / node.name / "upper", *below], whole / node.name / "upper")
         except layers.Entangled:
-            shutil.rmtree(whole)
             return top, base
-        shutil.rmtree(top)
-        return whole, []
+        return whole, []  # what is left over goes with the next `prune`
 
     def revert(self, payload: dict[str, Any]) -> None:
         """Put all nodes back to what `capture` returned `payload` for; they are stopped after."""
