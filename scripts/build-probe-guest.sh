@@ -13,9 +13,9 @@ export MTOOLS_SKIP_CHECK=1 MTOOLSRC=/dev/null
 export PATH=$PATH:/usr/sbin:/sbin
 umask 022
 
-# acpi's button and evdev hear the power button, af_packet is what udhcpc sends with.
-modules=(virtio_pci virtio_net af_packet button evdev)
-applets=(cut head hostname httpd insmod ip mkdir mount nc poweroff printf sed sh sleep tr udhcpc)
+# acpi's button and evdev hear the power button, af_packet is what udhcpc sends with, a volume is a virtio disk.
+modules=(virtio_pci virtio_net virtio_blk af_packet button evdev)
+applets=(cut head hostname httpd insmod ip mkdir mount nc poweroff printf sed sh sleep sync tr udhcpc)
 arguments="quiet panic=5 console=tty0 console=ttyS0 tsc=reliable no_timer_check mitigations=off"
 sectors=65536 # of the disk, 512 bytes each: 32 MiB
 first=2048    # of the partition

@@ -77,6 +77,10 @@ def _checks(plan: Plan, since: datetime | None) -> Iterator[tuple[str, Callable[
         yield "compute services", lambda: _compute(plan, connection(), since)
     if "neutron" in plan.topology.services:
         yield "network agents", lambda: _agents(plan, connection(), since)
+    if "cinder" in plan.topology.services:
+        yield "volume services", lambda: _volumes(connection(), since)
+    if "heat" in plan.topology.services:
+        yield "heat engines", lambda: _engines(connection(), since)
 
 
 def _api(plan: Plan, name: str) -> str:
@@ -130,6 +134,23 @@ def _expected(plan: Plan) -> set[tuple[str, str]]:
     for node in topology.with_role("network"):
         found |= {(f"neutron-{kind}-agent", node.fqdn) for kind in ("dhcp", "l3", "metadata")}
     return found
+
+
+def _volumes(connection: Any, since: datetime | None) -> str:
+    services = list(connection.block_storage.services())
+    down = [
+        f"{s.binary} on {s.host}" for s in services if s.state != "up" or not _recent(s.updated_at, since)
+    ]
+    for binary in sorted({"cinder-scheduler", "cinder-volume"} - {service.binary for service in services}):
+        down.append(f"{binary} (not registered)")
+    return f"down: {', '.join(down)}" if down else ""
+
+
+def _engines(connection: Any, since: datetime | None) -> str:
+    """Heat's engines: each start registers anew, so old ones stay in the list as down."""
+    engines = connection.orchestration.get("/services").json()["services"]
+    up = [e for e in engines if e["status"] == "up" and _recent(e["updated_at"] or e["created_at"], since)]
+    return "" if up else "no engine is up"
 
 
 def _missing(

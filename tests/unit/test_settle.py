@@ -122,6 +122,38 @@ def test_an_agent_from_before_the_restore(two_node: Plan, connection: Cloud) -> 
     assert settle._agents(two_node, connection, None) == ""
 
 
+def cinder(*services: tuple[str, str, str]) -> Thing:
+    found = [Thing(binary=b, host="controller", state=state, updated_at=at) for b, state, at in services]
+    return Thing(block_storage=Thing(services=lambda: iter(found)))
+
+
+def test_volume_services() -> None:
+    scheduler, volume = ("cinder-scheduler", "up", AFTER), ("cinder-volume", "up", AFTER)
+    assert settle._volumes(cinder(scheduler, volume), SINCE) == ""
+    assert settle._volumes(cinder(scheduler), SINCE) == "down: cinder-volume (not registered)"
+    stale = ("cinder-volume", "up", BEFORE)
+    assert settle._volumes(cinder(scheduler, stale), SINCE) == "down: cinder-volume on controller"
+    assert settle._volumes(cinder(scheduler, stale), None) == ""
+    dead = ("cinder-volume", "down", AFTER)
+    assert settle._volumes(cinder(scheduler, dead), SINCE) == "down: cinder-volume on controller"
+
+
+def test_heat_engines_of_earlier_starts_do_not_count() -> None:
+    def heat(*engines: tuple[str, str | None, str]) -> Thing:
+        rows = [
+            {"status": s, "updated_at": updated, "created_at": created} for s, updated, created in engines
+        ]
+        answer = Thing(json=lambda: {"services": rows})
+        return Thing(orchestration=Thing(get=lambda path: answer))
+
+    old = ("down", BEFORE, BEFORE)
+    assert settle._engines(heat(old, ("up", AFTER, AFTER)), SINCE) == ""
+    assert settle._engines(heat(old, ("up", None, AFTER)), SINCE) == ""
+    assert settle._engines(heat(old), SINCE) == "no engine is up"
+    assert settle._engines(heat(("up", BEFORE, BEFORE)), SINCE) == "no engine is up"
+    assert settle._engines(heat(("up", BEFORE, BEFORE)), None) == ""
+
+
 @pytest.mark.parametrize("number", range(5))
 def test_every_agent_is_expected(number: int, two_node: Plan, connection: Cloud) -> None:
     gone = connection.agents.pop(number)

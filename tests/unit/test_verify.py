@@ -8,12 +8,15 @@ from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace as Thing
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
-from stacklab import cloud, namespace, settle, verify
+from stacklab import cloud, namespace, packstack, settle, verify
 from stacklab.errors import LabError, NotHealthy
 from stacklab.plan import Plan
+from stacklab.verify import horizon, instances
+from stacklab.verify.context import Context, until
 
 SERVER = Thing(id="4711", name="stacklab-verify-tenant")
 
@@ -34,7 +37,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(verify, "time", made)
+    monkeypatch.setattr("stacklab.verify.context.time", made)
     return made
 
 
@@ -79,7 +82,7 @@ def test_page(page: str, answer: str, guest: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    assert verify._page(guest, SERVER.id) == answer
+    assert instances._page(guest, SERVER.id) == answer
 
 
 def console(text: Any) -> Any:
@@ -96,10 +99,10 @@ def console(text: Any) -> Any:
     ],
 )
 def test_console(text: Any, answer: str) -> None:
-    assert verify._console(console(text), SERVER) == answer
+    assert instances._console(console(text), SERVER) == answer
 
 
-def test_an_answer_is_waited_for(two_node: Plan, clock: Clock) -> None:
+def test_an_answer_is_waited_for(clock: Clock) -> None:
     answers: list[Any] = [OSError("refused"), "", ConnectionResetError(), "answers"]
 
     def question() -> str:
@@ -108,27 +111,28 @@ def test_an_answer_is_waited_for(two_node: Plan, clock: Clock) -> None:
             raise answer
         return str(answer)
 
-    assert verify._until(two_node, console(""), SERVER, "203.0.113.7", "ping", question) == "answers"
+    assert until("ping", 60, question) == "answers"
     assert clock.now == 3
 
 
 def test_no_answer_shows_the_end_of_the_console(two_node: Plan, clock: Clock) -> None:
     text = "\n".join(f"line {number}" for number in range(1, 31))
     with pytest.raises(NotHealthy) as caught:
-        verify._until(two_node, console({"output": text}), SERVER, "203.0.113.7", "ping", lambda: "")
+        context = Context(two_node, None, console({"output": text}))
+        instances._answer(context, SERVER, "203.0.113.7", "ping", lambda: "")
     first, *tail = caught.value.message.splitlines()
     assert first == "stacklab-verify-tenant at 203.0.113.7: no ping within 240 s; its console says:"
     assert tail == [f"    line {number}" for number in range(16, 31)]
     assert "/var/log/neutron on controller" in caught.value.hint
-    assert clock.now >= verify.ANSWER_SECONDS
+    assert clock.now >= instances.ANSWER_SECONDS
 
 
-def test_other_errors_are_not_waited_for(two_node: Plan, clock: Clock) -> None:
+def test_other_errors_are_not_waited_for(clock: Clock) -> None:
     def question() -> str:
         raise TypeError("a bug")
 
     with pytest.raises(TypeError):
-        verify._until(two_node, console(""), SERVER, "203.0.113.7", "ping", question)
+        until("ping", 60, question)
 
 
 def states(*found: Any) -> Any:
@@ -142,7 +146,7 @@ def server(status: str, **more: Any) -> Thing:
 
 def test_active(clock: Clock) -> None:
     active = server("ACTIVE")
-    assert verify._active(states(server("BUILD"), server("BUILD"), active), active) is active
+    assert instances.active(states(server("BUILD"), server("BUILD"), active), active) is active
     assert clock.now == 2
 
 
@@ -150,17 +154,17 @@ def test_an_instance_in_error_says_why(clock: Clock) -> None:
     failed = server("ERROR")
     failed.fault = {"message": "No valid host was found."}
     with pytest.raises(NotHealthy) as caught:
-        verify._active(states(server("BUILD"), failed), failed)
+        instances.active(states(server("BUILD"), failed), failed)
     assert caught.value.message == "instance stacklab-verify-x failed: No valid host was found."
     assert "nova-compute.log" in caught.value.hint
     failed.fault = None
     with pytest.raises(NotHealthy, match="no reason given"):
-        verify._active(states(failed), failed)
+        instances.active(states(failed), failed)
 
 
 def test_an_instance_that_never_gets_active(clock: Clock) -> None:
     with pytest.raises(NotHealthy, match=r"was still BUILD \(spawning\) after 300 s"):
-        verify._active(states(server("BUILD")), server("BUILD"))
+        instances.active(states(server("BUILD")), server("BUILD"))
 
 
 class Demo:
@@ -203,9 +207,9 @@ class Demo:
         self.removed.append(group.name)
 
 
-def test_sweep_removes_its_own_only() -> None:
+def test_sweep_removes_its_own_only(two_node: Plan) -> None:
     demo = Demo()
-    verify._sweep(demo)
+    instances.sweep(Context(two_node, None, demo))
     assert demo.removed == [
         "the test's address",
         "stacklab-verify-provider",
@@ -225,24 +229,83 @@ def test_an_unhealthy_lab_is_not_booted_on(two_node: Plan, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_instances_go_whatever_happens(
+def test_what_was_made_goes_whatever_happens(
     fails: bool, two_node: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
 
-    def boot(*_: Any) -> list[verify.Row]:
-        seen.append("boot")
-        if fails:
-            raise NotHealthy("no ping")
-        return [verify.Row("ping", "answers", 1.0)]
+    def made(name: str) -> Any:
+        def check(context: Context) -> Iterator[verify.Row]:
+            seen.append(name)
+            yield verify.Row(name, "answers", 1.0)
+            if fails and name == "horizon":
+                raise NotHealthy("no login")
+
+        return Thing(check=check, sweep=lambda context: seen.append(f"sweep {name}"))
 
     monkeypatch.setattr(settle, "quick", lambda plan: "")
     monkeypatch.setattr(namespace, "entered", lambda plan: nullcontext())
     monkeypatch.setattr(cloud, "connect", lambda plan, who="admin": seen.append(who))
-    monkeypatch.setattr(verify, "_boot_and_ask", boot)
-    monkeypatch.setattr(verify, "_sweep", lambda demo: seen.append("sweep"))
-    with pytest.raises(LabError, match="no ping") if fails else nullcontext():
+    monkeypatch.setattr(verify, "CHECKS", tuple((name, made(name)) for name in ("nova", "horizon", "swift")))
+    with pytest.raises(LabError, match="no login") if fails else nullcontext():
         rows = verify.verify(two_node)
-        assert [row.what for row in rows] == ["services and agents", "ping"]
-    # Before, for what a killed verification left, and after.
-    assert seen == ["demo", "sweep", "boot", "sweep"]
+        assert [row.what for row in rows] == ["services and agents", "nova", "horizon"]
+    # Only the lab's services; before, for what a killed verification left, and after, last things first.
+    swept = ["sweep horizon", "sweep nova"]
+    assert seen == ["admin", "demo", *swept, "nova", "horizon", *swept]
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    """Horizon's login: a form with a token of the session's, which has to come back with its cookie."""
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/project/instances/"):
+            self._send(200, "stacklab-verify-tenant" if "sessionid=in" in self._cookies() else "log in first")
+        else:
+            form = '<input type="hidden" name="csrfmiddlewaretoken" value="t0k3n">'
+            self._send(200, form, ("Set-Cookie", "csrftoken=t0k3n; Path=/"))
+
+    def do_POST(self) -> None:
+        sent = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        assert "csrftoken=t0k3n" in self._cookies()
+        assert sent["csrfmiddlewaretoken"] == ["t0k3n"]
+        right = sent["username"] == ["demo"] and sent["password"] == ["right"]
+        cookie = ("Set-Cookie", f"sessionid={'in' if right else 'out'}; Path=/")
+        self._send(200, '<a href="/dashboard/auth/logout/">' if right else "Invalid credentials.", cookie)
+
+    def _cookies(self) -> str:
+        return self.headers.get("Cookie", "")
+
+    def _send(self, code: int, text: str, *headers: tuple[str, str]) -> None:
+        self.send_response(code)
+        for header in headers:
+            self.send_header(*header)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with HTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setattr(Context, "controller", f"127.0.0.1:{server.server_port}")
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("dashboard")
+def test_horizon_login(two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packstack, "secrets", lambda plan: {"DEMO_PASSWORD": "right"})
+    context = Context(two_node, None, None, {"tenant": SERVER})
+    assert [row.what for row in horizon.check(context)] == ["Horizon", "Horizon's instances"]
+    context.servers["provider"] = Thing(name="stacklab-verify-provider")
+    with pytest.raises(NotHealthy, match=r"list \(200\) lacks stacklab-verify-provider"):
+        list(horizon.check(context))
+    monkeypatch.setattr(packstack, "secrets", lambda plan: {"DEMO_PASSWORD": "old"})
+    with pytest.raises(NotHealthy, match="does not let demo in"):
+        list(horizon.check(context))

@@ -1,0 +1,58 @@
+"""The stage `verified`: what people do with the services is done, and everything is removed again.
+
+Each service has a module of its own here. Its `check` yields the table's rows; `sweep` removes
+what a check made, this time or at one that was killed.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from stacklab import cloud, namespace, settle, ui
+from stacklab.errors import NotHealthy
+from stacklab.plan import Plan
+from stacklab.verify import heat, horizon, instances, magnum, swift, telemetry, volumes
+from stacklab.verify.context import Context, Row, Timer
+
+__all__ = ["CHECKS", "Row", "verify"]
+
+# Which service each check needs. Instances come first and stay to the end: others look at them.
+CHECKS: tuple[tuple[str, ModuleType], ...] = (
+    ("nova", instances),
+    ("horizon", horizon),
+    ("swift", swift),
+    ("cinder", volumes),
+    ("heat", heat),
+    ("magnum", magnum),
+    ("ceilometer", telemetry),
+)
+
+
+def verify(plan: Plan) -> list[Row]:
+    """Try every service of the lab that there is a check for; instances always.
+
+    Returns the table's rows. Raises NotHealthy naming what did not work and where to look;
+    what the checks made is removed either way.
+    """
+    timer = Timer()
+    if reason := settle.quick(plan):
+        raise NotHealthy(reason, hint="`invoke status` shows the rest")
+    rows = [timer.row("services and agents", "all up")]
+    checks = [(name, check) for name, check in CHECKS if name in plan.topology.services]
+    with namespace.entered(plan):
+        context = Context(plan, cloud.connect(plan), cloud.connect(plan, cloud.DEMO))
+        with ui.step(f"verifying {', '.join(name for name, _ in checks)}"):
+            _sweep(context, checks)
+            try:
+                for name, check in checks:
+                    ui.detail(f"verifying {name}")
+                    rows += check.check(context)
+            finally:
+                ui.say("removing what the checks made")
+                _sweep(context, checks)
+    return rows
+
+
+def _sweep(context: Context, checks: list[tuple[str, ModuleType]]) -> None:
+    for _, check in reversed(checks):
+        check.sweep(context)

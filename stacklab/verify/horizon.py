@@ -1,0 +1,51 @@
+"""Horizon: demo logs in by the form, as a browser does, and sees the instances."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from stacklab import cloud, packstack
+from stacklab.errors import NotHealthy
+from stacklab.verify.context import Context, Row, Timer
+
+
+def check(context: Context) -> Iterator[Row]:
+    """Log in with the form's CSRF token, refuse a wrong password, and find the instances listed."""
+    import requests
+
+    timer = Timer()
+    base = f"http://{context.controller}/dashboard"
+    password = packstack.secrets(context.plan)["DEMO_PASSWORD"]
+    if _login(requests.Session(), base, "wrong-" + password[:4]):
+        raise NotHealthy("Horizon let demo in with a wrong password")
+    session = requests.Session()
+    if not _login(session, base, password):
+        raise NotHealthy(
+            "Horizon does not let demo in",
+            hint="on the controller: /var/log/horizon and /var/log/apache2/error.log",
+        )
+    yield timer.row("Horizon", "demo logged in; a wrong password is refused")
+    page = session.get(f"{base}/project/instances/", timeout=120)
+    unseen = [server.name for server in context.servers.values() if server.name not in page.text]
+    if page.status_code != 200 or unseen:
+        raise NotHealthy(f"Horizon's list ({page.status_code}) lacks {', '.join(unseen)}")
+    yield timer.row("Horizon's instances", ", ".join(server.name for server in context.servers.values()))
+
+
+def _login(session: object, base: str, password: str) -> bool:
+    import requests
+
+    assert isinstance(session, requests.Session)
+    session.trust_env = False
+    form = session.get(f"{base}/auth/login/", timeout=120)
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form.text))
+    fields |= {"username": cloud.DEMO, "password": password}
+    answer = session.post(
+        f"{base}/auth/login/", data=fields, headers={"Referer": f"{base}/auth/login/"}, timeout=120
+    )
+    return answer.status_code == 200 and "/auth/logout/" in answer.text
+
+
+def sweep(context: Context) -> None:
+    """A session makes nothing that stays."""
