@@ -7,7 +7,6 @@ import json
 import shlex
 import time
 from pathlib import Path
-from typing import Any
 
 from stacklab import (
     base,
@@ -21,7 +20,6 @@ from stacklab import (
     providers,
     releases,
     reuse,
-    settle,
     snapshots,
     stages,
     topology,
@@ -33,14 +31,6 @@ from stacklab import report as reports
 from stacklab.errors import LabError
 from stacklab.examination import Check, Needs
 from stacklab.plan import Plan
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
 
 
 def plan(value: Plan) -> None:
@@ -78,51 +68,6 @@ def plan(value: Plan) -> None:
             ui.out(f"    {command}")
 
 
-def status(value: Plan, as_json: bool) -> None:
-    """Nodes, stage, health, URLs, snapshots."""
-    found = _status(value)
-    if as_json:
-        ui.out(json.dumps(found, indent=2))
-        return
-    rows = [
-        (node["name"], node["address"], ", ".join(node["roles"]), "running" if node["running"] else "stopped")
-        for node in found["nodes"]
-    ]
-    ui.table(f"Lab {value.lab}", ("node", "address", "roles", "state"), rows)
-    working = f", in the middle of {found['working']}" if found["working"] else ""
-    ui.out(f"stage: {found['stage'] or 'none'}{working}; {found['health']}")
-    ui.out(f"dashboard: {found['urls']['dashboard']} (inside {value.namespace}), users admin and demo")
-    ui.out(f"credentials: {value.directory}/openrc-admin, openrc-demo, clouds.yaml")
-    ui.out(f"snapshots: {', '.join(found['snapshots']) or 'none'}")
-
-
-def _status(value: Plan) -> dict[str, Any]:
-    there = stages.progress(value)
-    running = lab.provider_of(value).running()
-    controller = value.topology.controller.management
-    healthy = "the nodes are not running"
-    if all(running.values()):
-        healthy = "only the nodes are made"
-        if there.stage not in ("", "nodes"):
-            healthy = settle.quick(value) or "all services and agents are up"
-    return {
-        "lab": value.lab,
-        "provider": value.provider,
-        "distribution": value.distribution,
-        "release": value.release,
-        "stage": there.stage,
-        "working": there.working,
-        "health": healthy,
-        "nodes": [
-            {**dataclasses.asdict(node), "address": node.management, "running": running[node.name]}
-            for node in value.topology.nodes
-        ],
-        "urls": {"identity": f"http://{controller}:5000/v3", "dashboard": f"http://{controller}/dashboard"},
-        "snapshots": [snapshot.name for snapshot in snapshots.listed(value)],
-        "directory": str(value.directory),
-    }
-
-
 def all_snapshots(value: Plan, as_json: bool) -> None:
     """The lab's snapshots with stage, age and size."""
     if as_json:
@@ -147,8 +92,8 @@ def _snapshot_rows(value: Plan) -> list[tuple[str, ...]]:
             one.stage,
             one.key[:12],
             ui.duration(time.time() - one.created),
-            _size(sizes[one.name].whole),
-            _size(sizes[one.name].own),
+            ui.size(sizes[one.name].whole),
+            ui.size(sizes[one.name].own),
         )
         for one in found
     ]
@@ -170,11 +115,11 @@ def images(value: Plan | None, cloud_name: str, own: str) -> None:
         sides = guest_images.beside(glance, own)
     rows = []
     for side in sides:
-        local = f"{side.local.path.name}, {_size(side.local.size)}" if side.local else ""
+        local = f"{side.local.path.name}, {ui.size(side.local.size)}" if side.local else ""
         remote = ""
         if side.remote:
             hidden = ", hidden" if side.remote.hidden else ""
-            remote = f"{side.remote.name}, {_size(side.remote.size or 0)}, {side.remote.status}{hidden}"
+            remote = f"{side.remote.name}, {ui.size(side.remote.size or 0)}, {side.remote.status}{hidden}"
         rows.append((side.name, local, remote, {True: "the same", False: "differs", None: ""}[side.equal]))
     ui.table("", ("name", "in the cache", "in Glance", ""), rows)
 
@@ -184,7 +129,7 @@ def pruned(value: Plan | None, cloud_name: str, names: list[str], yes: bool) -> 
     with guest_images.target(value, cloud_name) as glance:
         found = glance_keep.prune(glance, names, yes)
     rows = [
-        (one.name, _size(one.size or 0), "deleted" if one.done else one.why or "would go") for one in found
+        (one.name, ui.size(one.size or 0), "deleted" if one.done else one.why or "would go") for one in found
     ]
     ui.table("", ("image", "size", ""), rows)
     if found and not yes:

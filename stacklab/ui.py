@@ -75,6 +75,21 @@ def duration(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
+def size(count: float) -> str:
+    """Bytes as people read them: 512 B, 13 MiB, 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def clear() -> None:
+    """Begin a new screen, on a terminal."""
+    if sys.stdout.isatty():
+        _console(stderr=False).clear()
+
+
 def say(text: str, style: str = "") -> None:
     """One line at the current depth of steps."""
     if _watcher is not None:

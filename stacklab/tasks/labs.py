@@ -66,13 +66,46 @@ def down(c: Context, lab: str = "") -> None:
     labs.down(*(names or [c.topology]))
 
 
-@task(help={**LAB, "json": "as JSON on standard output"})
+@task(help={**LAB, "json": "as JSON on standard output", "watch": "again every 5 seconds, until Ctrl-C"})
 @edge
-def status(c: Context, lab: str = "", json: bool = False) -> None:
-    """Show nodes, stage, health, addresses, snapshots."""
-    from stacklab import show
+def status(c: Context, lab: str = "", json: bool = False, watch: bool = False) -> None:
+    """Show nodes, services, instances, images, addresses, snapshots."""
+    from stacklab import status
 
-    show.status(open_lab(c, lab), as_json=json)
+    status.show(open_lab(c, lab), as_json=json, watch=watch)
+
+
+@task(help={**LAB, "port": "of 127.0.0.1; 8080 by default", "open": "open it in this machine's browser"})
+@edge
+def dashboard(c: Context, lab: str = "", port: int = 8080, open: bool = False) -> None:
+    """Bring the dashboard and the consoles to 127.0.0.1.
+
+    Until Ctrl-C.
+    """
+    import threading
+    import webbrowser
+
+    from stacklab import dashboard, ui
+
+    plan = open_lab(c, lab)
+    with dashboard.forwarded(plan, port) as url:
+        ui.out(f"{url}  user demo or admin, domain Default")
+        ui.out(f"passwords: {plan.directory}/openrc-demo, openrc-admin; Ctrl-C ends")
+        if open:
+            webbrowser.open(url)
+        threading.Event().wait()
+
+
+@task(help=LAB)
+@edge
+def inventory(c: Context, lab: str = "") -> None:
+    """Print the nodes as an Ansible inventory.
+
+    As in `invoke inventory > inventory.yaml && ansible -i inventory.yaml all -m ping`.
+    """
+    from stacklab import inventory, ui
+
+    ui.out(inventory.inventory(open_lab(c, lab)))
 
 
 @task(positional=["node"], help={**LAB, "node": "the node's name", "command": "run this instead of a shell"})

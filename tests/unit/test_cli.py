@@ -26,6 +26,8 @@ TASKS = {
         "ssh",
         "ssh-config",
         "openstack",
+        "dashboard",
+        "inventory",
         "verify",
         "doctor",
         "report",

@@ -185,7 +185,7 @@ def test_tests_want_more(checkout: Checkout) -> None:
     checkout.state("installed", "\n".join(DEBIAN) + "\n")
     _, calls = checkout.run("test")
     expected = "fonts-dejavu-core gcc gpg gpg-agent librsvg2-bin packer qemu-system-x86 ruby shellcheck"
-    expected += " libvirt-clients libvirt-daemon-system vagrant-libvirt"
+    expected += " chromium chromium-driver libvirt-clients libvirt-daemon-system vagrant-libvirt"
     # No systemd runs there: its own form of the package would bring it.
     assert installed(calls) == {*expected.split(), "libvirt-daemon-system-sysv"}
     assert calls[-2].endswith("-e .[test]")
