@@ -6,13 +6,10 @@ cloud images by cloud-init (NoCloud), golden images of our own by stacklab-seed.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import tarfile
 from pathlib import Path
 
-from stacklab import files
+from stacklab import files, seed_disc
 from stacklab.run import run
 
 _KIBIBYTES = 1440
@@ -42,37 +39,18 @@ def cloud_drive(path: Path, key: str) -> Path:
     return path
 
 
-def seed_disc(path: Path, key: str) -> Path:
-    """A disc labelled STACKLAB, for stacklab-seed: root gets `key`, the network its address by DHCP."""
-    content = path.with_suffix(".content")
-    content.mkdir()
-    tar = _tar(
-        {
-            "etc/NetworkManager/system-connections/build.nmconnection": (_NETWORK_MANAGER, 0o600),
-            "etc/hostname": ("build\n", 0o644),
-            "etc/resolv.conf": (_NAME_SERVER, 0o644),
-            "etc/systemd/network/05-build.network": (_NETWORKD, 0o644),
-            "root/.ssh/authorized_keys": (key + "\n", 0o600),
-        }
-    )
-    (content / "seed.tar").write_bytes(tar)
-    files.write(content / "nics", "")
-    files.write(content / "id", hashlib.sha256(tar).hexdigest() + "\n")
-    run(["xorriso", "-as", "mkisofs", "-quiet", "-V", "STACKLAB", "-R", "-o", path, content])
+def seed(path: Path, key: str, log: Path) -> Path:
+    """A disc for stacklab-seed: root gets `key`, the network its address by DHCP."""
+    tree = path.with_suffix(".tree")
+    for name, (text, mode) in {
+        "etc/NetworkManager/system-connections/build.nmconnection": (_NETWORK_MANAGER, 0o600),
+        "etc/hostname": ("build\n", 0o644),
+        "etc/resolv.conf": (_NAME_SERVER, 0o644),
+        "etc/systemd/network/05-build.network": (_NETWORKD, 0o644),
+        "root/.ssh/authorized_keys": (f"{key}\n", 0o600),
+    }.items():
+        files.write(tree / name, text, mode)
+    for private in ("root", "root/.ssh"):
+        (tree / private).chmod(0o700)
+    seed_disc.make(tree, "", path, log)
     return path
-
-
-def _tar(tree: dict[str, tuple[str, int]]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        directories = {str(parent) for name in tree for parent in Path(name).parents} - {"."}
-        for name in sorted(directories):
-            member = tarfile.TarInfo(f"./{name}")
-            member.type = tarfile.DIRTYPE
-            member.mode = 0o700 if name.startswith("root") else 0o755
-            tar.addfile(member)
-        for name, (text, mode) in sorted(tree.items()):
-            member = tarfile.TarInfo(f"./{name}")
-            member.size, member.mode = len(text.encode()), mode
-            tar.addfile(member, io.BytesIO(text.encode()))
-    return buffer.getvalue()

@@ -146,7 +146,7 @@ def variables(spec: Spec, source: Fetched, place: Path, log: Path) -> dict[str, 
         }
     told = run(["qemu-img", "info", "--output=json", source.path], log=log, merge_stderr=False).output
     size = int(json.loads(told)["virtual-size"]) >> 20
-    return {**found, "disk_image": True, "disk": max(size, _DISK), "drives": _drives(place, public)}
+    return {**found, "disk_image": True, "disk": max(size, _DISK), "drives": _drives(place, public, log)}
 
 
 def kickstart(installer: Input, key: str, proxy: str = "") -> str:
@@ -168,10 +168,10 @@ def machine(spec: Spec) -> str:
     return kind
 
 
-def _drives(place: Path, key: str) -> list[str]:
+def _drives(place: Path, key: str, log: Path) -> list[str]:
     """All drives of a machine that starts from a disk: its own, and those that let the build in."""
     cloud = access.cloud_drive(place / "cidata.img", key)
-    seed = access.seed_disc(place / "seed.iso", key)
+    seed = access.seed(place / "seed.iso", key, log)
     options = "if=virtio,cache=unsafe,discard=unmap,detect-zeroes=unmap,format=qcow2"
     return [
         f"file={place / 'out' / 'golden.qcow2'},{options}",
@@ -260,7 +260,9 @@ def _result(out: Path) -> Path:
 
 
 def _version() -> tuple[int, ...]:
-    said = run(["packer", "version"], timeout=60, hint="install Packer: `invoke doctor` says how").output
+    said = run(
+        ["packer", "version"], timeout=60, hint="install Packer, Debian's package packer or HashiCorp's own"
+    ).output
     match = re.search(r"Packer v(\d+)\.(\d+)", said)
     if not match:
         raise CommandFailed(f"packer does not say its version, but: {said.strip()[:200]}")

@@ -18,21 +18,26 @@ LABEL = "STACKLAB"
 
 def write(plan: Plan, node: Node, disc: Path) -> None:
     """Write the disc of a node, from the tree that `seed.write` wrote, with mode 0600: it holds keys."""
+    tree = plan.directory / "seed" / node.name
+    make(tree, nics(plan, node), disc, plan.directory / "logs" / "nodes.log")
+
+
+def make(tree: Path, names: str, disc: Path, log: Path) -> None:
+    """Write a disc that lays `tree` over a machine and names its interfaces (see `nics`)."""
     content = disc.with_suffix(".content")
     shutil.rmtree(content, ignore_errors=True)
     content.mkdir(mode=0o700, parents=True)
     partial = disc.with_suffix(".part")
     try:
-        tar = pack(plan.directory / "seed" / node.name)
+        tar = pack(tree)
         (content / "seed.tar").write_bytes(tar)
-        names = nics(plan, node)
         files.write(content / "nics", names)
         files.write(content / "id", hashlib.sha256(tar + names.encode()).hexdigest() + "\n")
         partial.unlink(missing_ok=True)
         partial.touch(mode=0o600)
         run(
             ["xorriso", "-as", "mkisofs", "-quiet", "-V", LABEL, "-R", "-o", partial, content],
-            log=plan.directory / "logs" / "nodes.log",
+            log=log,
             timeout=60,
         )
         partial.replace(disc)

@@ -198,9 +198,6 @@ def test_a_failing_hook_ends_the_provisioning(tmp_path: Path) -> None:
 REPOSITORIES = r"""[rocky]
 mirrorlist=https://mirrors.rockylinux.org/mirrorlist?arch=$basearch&repo=BaseOS-$releasever$rltype
 #baseurl=http://dl.rockylinux.org/$contentdir/$releasever/BaseOS/$basearch/os/
-[centos-7]
-mirrorlist=http://mirrorlist.centos.org/?release=$releasever&arch=$basearch&repo=os&infra=$infra
-#baseurl=http://mirror.centos.org/centos/$releasever/os/$basearch/
 [stream]
 metalink=https://mirrors.centos.org/metalink?repo=centos-appstream-$stream&arch=$basearch&protocol=https,http
 [stream-source]
@@ -216,10 +213,52 @@ def test_repositories_ask_a_mirror(tmp_path: Path) -> None:
     lines = (place / "all.repo").read_text().splitlines()
     assert [line for line in lines if line.startswith("baseurl=")] == [
         "baseurl=http://mirror.example/root/$releasever/BaseOS/$basearch/os/",
-        "baseurl=http://mirror.example/root/$releasever/os/$basearch/",
         "baseurl=http://mirror.example/root/$stream/AppStream/$basearch/os/",
     ]
     # sources are nobody's business here
     assert [line for line in lines if line.startswith(("mirrorlist", "metalink"))] == [
         REPOSITORIES.splitlines()[-1]
     ]
+
+
+CENTOS_7 = """mirrorlist=http://mirrorlist.centos.org/?release=$releasever&arch=$basearch&repo=os&infra=$infra
+#baseurl=http://mirror.centos.org/centos/$releasever/os/$basearch/
+gpgcheck=1
+"""
+TRAIN = """mirrorlist=http://mirrorlist.centos.org?arch=$basearch&release=$releasever&repo=cloud-openstack-train
+# baseurl=http://mirror.centos.org/$contentdir/$releasever/cloud/$basearch/openstack-train/
+"""
+
+
+@pytest.mark.parametrize("mirror", ["", "https://mirror.example/vault"], ids=["publisher", "mirror"])
+def test_centos_7_comes_from_the_vault(mirror: str, tmp_path: Path) -> None:
+    repositories = tmp_path / "repos"
+    files.write(repositories / "CentOS-Base.repo", CENTOS_7)
+    files.write(tmp_path / "train.repo", TRAIN)
+    files.write(
+        tmp_path / "bin/yum", f'#!/bin/sh\necho "$*"; cp {tmp_path}/train.repo {repositories}/\n', 0o755
+    )
+    files.write(tmp_path / "bin/chkconfig", "#!/bin/sh\n", 0o755)
+    env = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "STACKLAB_ENABLING": "centos-release-openstack-train",
+        **({"STACKLAB_MIRROR": mirror} if mirror else {}),
+    }
+
+    def run(hook: str) -> str:
+        text = (PROJECT / "elements/openstack-el7" / hook).read_text()
+        text = text.replace("/etc/yum.repos.d", str(repositories))
+        done = subprocess.run(["bash", "-c", text], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def addresses() -> list[str]:
+        texts = [path.read_text() for path in sorted(repositories.iterdir())]
+        return [line for text in texts for line in text.splitlines() if line.startswith(("base", "mirror"))]
+
+    assert run("pre-install.d/02-openstack-el7-repositories") == "-y install centos-release-openstack-train\n"
+    vault = mirror or "https://vault.centos.org"
+    expected = ["7.9.2009/os/$basearch/", "7.9.2009/cloud/$basearch/openstack-train/"]
+    assert addresses() == [f"baseurl={vault}/{path}" for path in expected]
+    run("finalise.d/91-openstack-el7")
+    assert addresses() == [f"baseurl=https://vault.centos.org/{path}" for path in expected]
