@@ -280,6 +280,10 @@ def _wake(plan: Plan, provider: Provider) -> None:
 def restore(plan: Plan, provider: Provider, snapshot: snapshots.Snapshot) -> None:
     """Put the nodes back to a snapshot, making them where they are not there, and wait until all is up."""
     with ui.step(f"restoring the snapshot {snapshot.name}"):
+        if not provider.exists() and not provider.parts(snapshot.payload):
+            raise LabError(
+                "the nodes are gone, and the snapshot was in them", hint="`invoke up` makes new ones"
+            )
         if not provider.exists() or stages.progress(plan).working in (stages.NAMES[0], stages.CREATION):
             stages.set_progress(plan, Progress(working=stages.CREATION))
             _create(plan, provider)

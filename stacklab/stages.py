@@ -68,14 +68,16 @@ class Start:
 def start_of(plan: Plan, provider: Provider, stages: list[Stage]) -> Start:
     """The deepest state that the stages' keys allow; ruins of a stage that did not end are never one.
 
-    A snapshot counts without nodes, too: they are then made and put back to it.
+    A snapshot that does not lie inside its nodes counts without them, too: they are made and put
+    back to it.
     """
     depth = {stage.key: number for number, stage in enumerate(stages, start=1)}
     there = progress(plan)
     live = depth.get(there.key, 0) if provider.exists() and not there.working else 0
     best = Start(live)
     for snapshot in snapshots.listed(plan):
-        if depth.get(snapshot.key, 0) > best.done:
+        there_is = provider.exists() or provider.parts(snapshot.payload)
+        if there_is and depth.get(snapshot.key, 0) > best.done:
             best = Start(depth[snapshot.key], snapshot)
     return best
 

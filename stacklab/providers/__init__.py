@@ -54,7 +54,11 @@ class Provider(Protocol):
         """Put all nodes back to what `capture` returned `payload` for; `start` runs them after."""
 
     def parts(self, payload: dict[str, Any]) -> list[Path]:
-        """The files and directories, all below the lab's directory, that hold a capture of all nodes."""
+        """The files and directories, all below the lab's directory, that hold a capture of all nodes.
+
+        With the golden image they are all that it takes to `create` nodes elsewhere and `revert`
+        them. Empty where captures lie inside the nodes themselves and go with them.
+        """
 
     def prune(self, kept: list[dict[str, Any]]) -> None:
         """Free what neither the nodes nor the captures `kept` need."""

@@ -33,6 +33,9 @@ class Nodes:
         self.captures += 1
         return {"layers": [str(self.captures)]}
 
+    def parts(self, payload: dict[str, Any]) -> list[Path]:
+        return [Path(name) for name in payload["layers"]]
+
     def prune(self, kept: list[dict[str, Any]]) -> None:
         self.kept = [payload["layers"] for payload in kept]
 
@@ -113,6 +116,9 @@ def test_without_nodes_only_snapshots_count(two_node: Plan, nodes: Nodes) -> Non
     assert start(two_node, nodes) == Start(0)
     saved = snapshot(two_node, "cloud", "key-cloud")
     assert start(two_node, nodes) == Start(3, saved)
+    inside = replace(saved, payload={"layers": []})  # it lay inside the nodes
+    files.write_json(two_node.directory / "snapshots" / "cloud.json", inside.__dict__)
+    assert start(two_node, nodes) == Start(0)
 
 
 class Run:
