@@ -32,6 +32,7 @@ def take_in(path: Path, name: str) -> None:
     manifest = archive.read(path)
     plan = archive.renamed(manifest, name)
     lab.check_name(plan.lab)
+    lab.refuse_foreign(plan)
     with files.lock(lab.lock_of(plan.lab), f"the lab {plan.lab}", wait=5.0):
         archive.check(path, manifest, plan)
         archive.unpack(path, manifest, plan)

@@ -13,10 +13,18 @@ if TYPE_CHECKING:
     from stacklab.stages import Progress, Stage, Start
 
 
+# Records of this many stages stay; a lab has five at a time, and each is some 10 kB.
+KEPT = 50
+
+
 def record(plan: Plan, stage: Stage) -> None:
     """Keep what a stage's key was made of, when the stage begins."""
     value = {"stage": stage.name, "previous": stage.previous, "inputs": stage.inputs}
-    files.write_json(plan.directory / "stages" / f"{stage.key}.json", value, mode=0o600)
+    place = plan.directory / "stages"
+    files.write_json(place / f"{stage.key}.json", value, mode=0o600)
+    by_age = sorted(place.glob("[!.]*.json"), key=lambda path: path.stat().st_mtime)
+    for old in by_age[:-KEPT]:
+        old.unlink()
 
 
 def explain(plan: Plan, stages: Sequence[Stage], begin: Start, there: Progress) -> list[str]:

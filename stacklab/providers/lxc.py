@@ -177,10 +177,17 @@ class Lxc:
         """Boot all nodes at once."""
         namespace.create(self.plan, self.log)
         self._apply_layers()
-        up = self.running()
-        with ThreadPoolExecutor(len(up)) as pool:
-            stopped = [node for node in self.plan.topology.nodes if not up[node.name]]
-            list(pool.map(lambda node: self._lxc("lxc-start", node), stopped))
+        states = self._states()
+
+        def run_one(node: Node) -> None:
+            state = states.get(node.name)
+            if state == "FROZEN":  # a capture was killed
+                self._lxc("lxc-unfreeze", node)
+            elif state != "RUNNING":
+                self._lxc("lxc-start", node)
+
+        with ThreadPoolExecutor(len(self.plan.topology.nodes)) as pool:
+            list(pool.map(run_one, self.plan.topology.nodes))
 
     def stop(self) -> None:
         """Shut all nodes down cleanly, at once; after 90 seconds they are killed."""
@@ -240,7 +247,10 @@ class Lxc:
         state = files.read_json(self._state)
         name = uuid.uuid4().hex[:12]
         partial = self.directory / "layers" / f".part-{name}"
-        up = any(self.running().values())
+        states = set(self._states().values())
+        if "FROZEN" in states:  # a capture was killed
+            self._each("lxc-unfreeze", check=False, timeout=60)
+        up = not states.isdisjoint({"RUNNING", "FROZEN"})
         with self._frozen() if up else _nothing():
             for node in self.plan.topology.nodes:
                 target = partial / node.name
@@ -265,10 +275,8 @@ class Lxc:
                 below = [self._layer(name, node) for name in base]
                 layers.merge([top / node.name / "upper", *below], whole / node.name / "upper")
         except layers.Entangled:
-            shutil.rmtree(whole)
             return top, base
-        shutil.rmtree(top)
-        return whole, []
+        return whole, []  # what is left over goes with the next `prune`
 
     def revert(self, payload: dict[str, Any]) -> None:
         """Put all nodes back to what `capture` returned `payload` for; they are stopped after."""

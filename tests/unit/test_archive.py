@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stacklab import archive, cloud, files, handover, lab, packstack, plan, seed, snapshots, stages
+from stacklab import archive, cloud, files, handover, lab, namespace, packstack, plan, seed, snapshots, stages
 from stacklab.archive import Manifest
 from stacklab.base import Golden
 from stacklab.errors import CommandFailed, InvalidInput, LabError
@@ -298,3 +298,15 @@ def test_after_an_import_up_has_nothing_to_do(
     todo = lab.stages_of(again, golden, lambda rows: None)
     begin = stages.start_of(again, lab.provider_of(again), todo)
     assert (begin.done, begin.snapshot) == (len(todo), one)
+
+
+def test_the_namespace_of_another_checkout_is_left_alone(
+    made: Plan, tmp_path: Path, handed: Handed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handover.export(made, tmp_path / "lab.file", [], whole=False, image=False)
+    monkeypatch.setattr(namespace, "path", lambda plan: tmp_path)  # it is there
+    with pytest.raises(LabError, match="belongs to a lab other of another checkout"):
+        handover.take_in(tmp_path / "lab.file", "other")
+    with pytest.raises(LabError, match="of another checkout"):
+        lab.up(archive.renamed(archive.read(tmp_path / "lab.file"), "other"), lambda rows: None)
+    assert not (made.directory.parent / "other").exists()

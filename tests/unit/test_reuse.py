@@ -150,6 +150,15 @@ def test_the_records_hold_no_secret(two_node: Plan) -> None:
         assert not [name for name, value in secrets.items() if value in path.read_text()]
 
 
+def test_old_records_go(two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reuse, "KEPT", 7)
+    for number in range(3):
+        made(changed(two_node, answers={"CONFIG_NTP_SERVERS": f"192.0.2.{number}"}))
+    assert len(list((two_node.directory / "stages").iterdir())) == 7
+    found = explained(changed(two_node, answers={"CONFIG_NTP_SERVERS": "192.0.2.9"}))
+    assert found["openstack"] == "to be done: answer file.CONFIG_NTP_SERVERS: 192.0.2.2 → 192.0.2.9"
+
+
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [

@@ -27,6 +27,7 @@ class Lab(Lxc):
         super().__init__(plan, golden)
         self.asked: list[str] = []
         self.up = True
+        self.frozen: dict[str, str] = {}
 
     def _each(self, command: str, *args: str, check: bool = True, timeout: float = 120) -> None:
         self.asked.append(command)
@@ -35,8 +36,8 @@ class Lab(Lxc):
         self.asked.append(f"{command} {node.name}")
         return ""
 
-    def running(self) -> dict[str, bool]:
-        return dict.fromkeys(NODES, self.up)
+    def _states(self) -> dict[str, str]:
+        return self.frozen or dict.fromkeys(NODES, "RUNNING" if self.up else "STOPPED")
 
     def kill(self) -> None:
         self.asked.append("kill")
@@ -333,9 +334,21 @@ def test_a_kill_before_the_state_is_written_leaves_the_old(lab: Lab, monkeypatch
 
 def test_only_stopped_nodes_are_started(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(namespace, "create", lambda plan, log: None)
-    monkeypatch.setattr(lab, "running", lambda: {"controller": True, "compute1": False})
+    monkeypatch.setattr(lab, "_states", lambda: {"controller": "RUNNING", "compute1": "STOPPED"})
     lab.start()
     assert lab.asked == ["lxc-start compute1"]
+
+
+def test_nodes_that_a_killed_capture_left_frozen_are_thawed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(namespace, "create", lambda plan, log: None)
+    lab.frozen = {"controller": "FROZEN", "compute1": "RUNNING"}
+    lab.start()
+    assert lab.asked == ["lxc-unfreeze controller"]
+    lab.asked.clear()
+    lab.capture()
+    assert lab.asked == ["lxc-unfreeze", "lxc-freeze", "lxc-unfreeze"]
 
 
 def test_a_lab_exists_when_all_its_nodes_do(lab: Lab) -> None:
