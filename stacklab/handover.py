@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from stacklab import archive, files, lab, snapshots, stages, ui
+from stacklab import archive, files, lab, namespace, snapshots, stages, ui
 from stacklab.plan import Plan
 from stacklab.snapshots import Snapshot
 
@@ -32,7 +32,7 @@ def take_in(path: Path, name: str) -> None:
     manifest = archive.read(path)
     plan = archive.renamed(manifest, name)
     lab.check_name(plan.lab)
-    lab.refuse_foreign(plan)
+    namespace.refuse_foreign(plan)
     with files.lock(lab.lock_of(plan.lab), f"the lab {plan.lab}", wait=5.0):
         archive.check(path, manifest, plan)
         archive.unpack(path, manifest, plan)

@@ -194,7 +194,7 @@ def _inputs(plan: Plan, golden: Golden) -> dict[str, dict[str, Any]]:
 
 def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
     """Bring the lab up, from the deepest state that fits the plan."""
-    refuse_foreign(plan)
+    namespace.refuse_foreign(plan)
     with locked(plan, "up"):
         start = time.monotonic()
         for reason in plan.reasons:
@@ -224,13 +224,6 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
 
         stages.run_stages(plan, provider, todo, begin.done, back_to)
         ui.say(f"the lab {plan.lab} is up ({ui.duration(time.monotonic() - start)})", style="bold green")
-
-
-def refuse_foreign(plan: Plan) -> None:
-    """Raise LabError where another checkout's lab of that name, or a ruin of one, has the namespace."""
-    if not plan.directory.exists() and namespace.path(plan).exists():
-        hint = f"take another name (--lab), or remove it: `ip netns delete {plan.namespace}`"
-        raise LabError(f"{namespace.path(plan)} belongs to a lab {plan.lab} of another checkout", hint=hint)
 
 
 def _golden(plan: Plan) -> Golden:

@@ -28,6 +28,13 @@ def path(plan: Plan) -> Path:
     return Path("/run/netns") / plan.namespace
 
 
+def refuse_foreign(plan: Plan) -> None:
+    """Raise LabError where another checkout's lab of that name, or a ruin of one, has the namespace."""
+    if not plan.directory.exists() and path(plan).exists():
+        hint = f"take another name (--lab), or remove it: `ip netns delete {plan.namespace}`"
+        raise LabError(f"{path(plan)} belongs to a lab {plan.lab} of another checkout", hint=hint)
+
+
 def commands(plan: Plan) -> list[list[str]]:
     """The commands that make the namespace with its bridges."""
     ip = ["ip", "-n", plan.namespace]
