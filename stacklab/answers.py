@@ -6,13 +6,13 @@ them first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stacklab import answercheck, distributions, plan, releases, services
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.keytable import SAME_SECRET, Key, draw, secret_names, table
-from stacklab.model import Topology
+from stacklab.model import Node, Topology
 
 SSH_KEY = "/root/.ssh/id_ed25519.pub"
 
@@ -31,17 +31,27 @@ Choices = dict[str, tuple[str, str]]  # by key: a value, and where it comes from
 
 
 def render(
-    topology: Topology, *, packstack: str, secrets: Mapping[str, str], datapath: str, workers: int
+    topology: Topology,
+    *,
+    packstack: str,
+    secrets: Mapping[str, str],
+    datapath: str,
+    workers: int,
+    installed: Sequence[Node] = (),
 ) -> str:
     """The text of the answer file: every key of the version, each with a comment on where it comes from.
 
-    `datapath` is Open vSwitch's, "system" or "netdev"; `workers` is a number per service.
+    `datapath` is Open vSwitch's, "system" or "netdev"; `workers` is a number per service; nodes that
+    are `installed` already are left alone.
     Raises InvalidInput for overrides (`answers` of the topology) and services that cannot be,
     LabError where a secret is missing.
     """
     keys = table(packstack)
     problems = _input_problems(topology, keys)
     chosen = _chosen(topology, keys, datapath, workers)
+    if installed:
+        addresses = ",".join(node.management for node in installed)
+        chosen["EXCLUDE_SERVERS"] = (addresses, "stacklab: they are installed already")
     for name in set(secret_names(packstack)) & secrets.keys():
         chosen[name] = (secrets[name], "drawn for this lab")
     for name, value in topology.answers.items():

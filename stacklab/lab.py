@@ -18,13 +18,13 @@ from stacklab import (
     cloud,
     files,
     glance,
+    growth,
     guests,
     interrupts,
     namespace,
     nodes,
     packstack,
     providers,
-    remote,
     settle,
     snapshots,
     stages,
@@ -201,8 +201,12 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
             ui.say(reason)
         packstack.secrets(plan)
         golden = _golden(plan)
+        growth.undo(plan, golden, restore)
         provider = providers.provider(plan, golden)
         todo = stages_of(plan, golden, on_verified)
+        found = growth.of(plan, golden, provider, lambda old: stages_of(old, golden, on_verified))
+        if found is not None:
+            growth.grow(found, golden, todo)
         begin = stages.start_of(plan, provider, todo)
         for stage in todo[: begin.done]:
             timeline.reused("stage", stage.name, begin.source)
@@ -311,6 +315,7 @@ def _boot(plan: Plan, provider: Provider, stage: str) -> None:
 def reset(plan: Plan, to: str = "") -> None:
     """Bring the state after a stage, or of a named snapshot, back. The default is the deepest stage's."""
     with locked(plan, f"reset --to {to}" if to else "reset"):
+        plan = growth.undo(plan, provider_of(plan).golden, restore)
         provider = provider_of(plan)
         names = [snapshot.name for snapshot in snapshots.listed(plan)]
         if not to:
@@ -377,20 +382,3 @@ def _remove_empty() -> None:
     ):
         with suppress(OSError):
             path.rmdir()
-
-
-def node_named(plan: Plan, name: str) -> Any:
-    """The node of that name; LabError names those that exist."""
-    for node in plan.topology.nodes:
-        if name in (node.name, node.fqdn):
-            return node
-    names = ", ".join(node.name for node in plan.topology.nodes)
-    raise LabError(f"the lab {plan.lab} has no node {name!r}", hint=f"there are: {names}")
-
-
-def openstack_argv(plan: Plan, words: list[str]) -> list[str]:
-    """The OpenStack client on the controller, as admin, as an ssh command."""
-    import shlex
-
-    command = ". /root/keystonerc_admin && exec openstack " + shlex.join(words)
-    return remote.ssh_argv(plan, plan.topology.controller, command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 
 from stacklab import remote, ui
 from stacklab.errors import NotHealthy
@@ -14,12 +15,15 @@ from stacklab.plan import Plan
 CLOCK_TOLERANCE = 0.1
 
 
-def check(plan: Plan) -> None:
-    """Look at every node and at the ways between them. NotHealthy names all that is wrong."""
+def check(plan: Plan, new: Sequence[Node] = ()) -> None:
+    """Look at every node, or at those that are `new`, and at the ways between all of them.
+
+    NotHealthy names all that is wrong.
+    """
     with ui.step("checking the nodes: names, networks, clocks, ssh"):
         remote.wait_for_ssh(plan)
         problems = []
-        for node in plan.topology.nodes:
+        for node in new or plan.topology.nodes:
             problems += [f"{node.name}: {problem}" for problem in _settled(plan, node)]
         problems += _ways(plan)
         problems += _clocks(plan)

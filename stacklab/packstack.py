@@ -10,7 +10,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from secrets import token_hex
 
 from stacklab import answers, files, keytable, redact, remote, services, ui
 from stacklab.errors import CommandFailed, LabError
+from stacklab.model import Node
 from stacklab.plan import Plan
 from stacklab.run import run
 
@@ -43,7 +44,7 @@ def secrets(plan: Plan) -> dict[str, str]:
     return drawn
 
 
-def answer_file(plan: Plan, drawn: Mapping[str, str]) -> str:
+def answer_file(plan: Plan, drawn: Mapping[str, str], installed: Sequence[Node] = ()) -> str:
     """The lab's answer file. Raises InvalidInput for an override that this Packstack does not take."""
     wanted = {**services.answers(plan.topology, plan.provider), **plan.topology.answers}
     return answers.render(
@@ -52,6 +53,7 @@ def answer_file(plan: Plan, drawn: Mapping[str, str]) -> str:
         secrets=drawn,
         datapath=plan.datapath,
         workers=answers.workers(plan.topology),
+        installed=installed,
     )
 
 
@@ -80,13 +82,13 @@ def map_hosts(plan: Plan) -> None:
     remote.ssh(plan, plan.topology.controller, commands()[1], log=log, timeout=120)
 
 
-def deploy(plan: Plan) -> None:
-    """Run Packstack to its end.
+def deploy(plan: Plan, installed: Sequence[Node] = ()) -> None:
+    """Run Packstack to its end; nodes that are `installed` already are left alone.
 
     Raises TimedOut when it failed for slowness, LabError with the first real error
     otherwise; its logs are then in the lab's logs/packstack/.
     """
-    text = answer_file(plan, secrets(plan))
+    text = answer_file(plan, secrets(plan), installed)
     files.write(plan.directory / "answers.txt", text, mode=0o600)
     controller = plan.topology.controller
     remote.put(plan, controller, text, ANSWER_FILE)

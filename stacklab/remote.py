@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stacklab import files
-from stacklab.errors import CommandFailed, NotHealthy
+from stacklab.errors import CommandFailed, LabError, NotHealthy
 from stacklab.model import Node
 from stacklab.plan import Plan
 from stacklab.run import Result, run
@@ -80,3 +81,18 @@ def wait_for_ssh(plan: Plan, deadline: float = 120.0) -> None:
             f"no ssh to {', '.join(silent)} within {deadline:.0f} s",
             hint=f"see {plan.directory / 'logs' / 'nodes.log'}",
         )
+
+
+def node_named(plan: Plan, name: str) -> Node:
+    """The node of that name; LabError names those that exist."""
+    for node in plan.topology.nodes:
+        if name in (node.name, node.fqdn):
+            return node
+    names = ", ".join(node.name for node in plan.topology.nodes)
+    raise LabError(f"the lab {plan.lab} has no node {name!r}", hint=f"there are: {names}")
+
+
+def openstack_argv(plan: Plan, words: list[str]) -> list[str]:
+    """The OpenStack client on the controller, as admin, as an ssh command."""
+    command = ". /root/keystonerc_admin && exec openstack " + shlex.join(words)
+    return ssh_argv(plan, plan.topology.controller, command)

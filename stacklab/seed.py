@@ -29,7 +29,7 @@ def write(plan: Plan) -> None:
     Keys and machine ids are drawn once and kept; the rest follows the plan.
     """
     _keys(plan)
-    known = _known_hosts(plan)
+    known = known_hosts(plan)
     for node in plan.topology.nodes:
         root = plan.directory / "seed" / node.name
         identity = _machine_id(plan, node)
@@ -76,7 +76,8 @@ def _machine_id(plan: Plan, node: Node) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _known_hosts(plan: Plan) -> str:
+def known_hosts(plan: Plan) -> str:
+    """The host keys of all nodes, which must have been drawn already."""
     lines = []
     for node in plan.topology.nodes:
         kind, key, *_ = (plan.directory / "ssh" / f"host_{node.name}.pub").read_text(encoding="utf-8").split()

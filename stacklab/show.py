@@ -16,6 +16,7 @@ from stacklab import (
     doctor_machines,
     files,
     glance_keep,
+    growth,
     lab,
     providers,
     releases,
@@ -54,11 +55,16 @@ def plan(value: Plan) -> None:
     ]
     ui.table("", ("node", "roles", "management", "cpus", "memory", "disk"), rows)
     todo = lab.stages_of(value, golden, table)
-    begin = stages.start_of(value, providers.provider(value, golden), todo)
+    provider = providers.provider(value, golden)
+    begin = stages.start_of(value, provider, todo)
     ui.out(f"golden image {golden.name}: {'in the cache' if base.is_built(golden) else 'to be built'}")
     if not base.is_built(golden):
         for argv in base.commands(spec, golden.directory):
             ui.out("    " + shlex.join(argv))
+    found = growth.of(value, golden, provider, lambda old: lab.stages_of(old, golden, table))
+    if found is not None:
+        ui.out(f"add {found.names} to the lab that runs, then verify it; nothing else is made anew")
+        return
     if begin.snapshot is not None:
         ui.out(f"restore the snapshot {begin.snapshot.name}")
     reasons = reuse.explain(value, todo, begin, stages.progress(value))

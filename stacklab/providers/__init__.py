@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from stacklab.base import Golden
 from stacklab.errors import InvalidInput, Problem
+from stacklab.model import Node
 from stacklab.plan import Plan
 
 
@@ -62,6 +64,17 @@ class Provider(Protocol):
 
     def prune(self, kept: list[dict[str, Any]]) -> None:
         """Free what neither the nodes nor the captures `kept` need."""
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """A provider that can add nodes to a lab that runs."""
+
+    def add(self, nodes: Sequence[Node]) -> None:
+        """Make and boot these nodes of the plan; the others of it keep running."""
+
+    def drop(self) -> None:
+        """Remove the nodes that the plan does not have."""
 
 
 def provider(plan: Plan, golden: Golden) -> Provider:

@@ -17,7 +17,7 @@ import json
 import shutil
 import tarfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from ipaddress import ip_network
@@ -62,6 +62,27 @@ class Lxc:
     def create_commands(self) -> list[list[str]]:
         """What `create` runs, for a dry run."""
         return [*namespace.commands(self.plan), ["vagrant", "up"]]
+
+    def add(self, nodes: Sequence[Node]) -> None:
+        """Make and boot these nodes of the plan; the others of it keep running."""
+        self._prepare()
+        state = files.read_json(self._state)
+        for node in nodes:
+            for name in (*state["base"], state["upper"]):
+                self._layer(name, node).mkdir(parents=True, exist_ok=True)
+        self._apply_layers()
+        for node in nodes:
+            vagrant.Vagrant(self._vagrant(), self.log).up(vm_name=node.name)
+
+    def drop(self) -> None:
+        """Remove the nodes that the plan does not have."""
+        self.kill()
+        names = {node.name for node in self.plan.topology.nodes}
+        for pattern in ("lxc/*", "layers/*/*", "rootfs/*", "vagrant/state/machines/*"):
+            for path in self.directory.glob(pattern):
+                if path.name not in names:
+                    run(["rm", "-rf", "--one-file-system", path], timeout=300)
+        self._prepare()
 
     def _prepare(self) -> None:
         seed.write(self.plan)
@@ -140,15 +161,15 @@ class Lxc:
     def _enter(self) -> list[str]:
         return [str(_IN_NAMESPACE), self.plan.namespace, str(self._etc)]
 
-    def _lxc(self, command: str, node: Node, *args: str, check: bool = True, timeout: float = 120) -> str:
-        argv = [*self._enter(), command, "-n", node.name, *args]
+    def _lxc(self, command: str, name: str, *args: str, check: bool = True, timeout: float = 120) -> str:
+        argv = [*self._enter(), command, "-n", name, *args]
         return run(argv, log=self.log, check=check, timeout=timeout).output
 
     def _each(self, command: str, *args: str, check: bool = True, timeout: float = 120) -> None:
         with ThreadPoolExecutor(len(self.plan.topology.nodes)) as pool:
             list(
                 pool.map(
-                    lambda node: self._lxc(command, node, *args, check=check, timeout=timeout),
+                    lambda node: self._lxc(command, node.name, *args, check=check, timeout=timeout),
                     self.plan.topology.nodes,
                 )
             )
@@ -166,12 +187,13 @@ class Lxc:
         return {node.name: states.get(node.name) == "RUNNING" for node in self.plan.topology.nodes}
 
     def _states(self) -> dict[str, str]:
+        """The states of the lab's containers by name, those too that the plan does not have."""
         listed = run(
             [*self._enter(), "lxc-ls", "--fancy", "--fancy-format", "NAME,STATE"],
             check=False,
             merge_stderr=False,
         ).output
-        return dict(line.split()[:2] for line in listed.splitlines() if len(line.split()) >= 2)
+        return dict(line.split()[:2] for line in listed.splitlines()[1:] if len(line.split()) >= 2)
 
     def start(self) -> None:
         """Boot all nodes at once."""
@@ -182,9 +204,9 @@ class Lxc:
         def run_one(node: Node) -> None:
             state = states.get(node.name)
             if state == "FROZEN":  # a capture was killed
-                self._lxc("lxc-unfreeze", node)
+                self._lxc("lxc-unfreeze", node.name)
             elif state != "RUNNING":
-                self._lxc("lxc-start", node)
+                self._lxc("lxc-start", node.name)
 
         with ThreadPoolExecutor(len(self.plan.topology.nodes)) as pool:
             list(pool.map(run_one, self.plan.topology.nodes))
@@ -197,10 +219,9 @@ class Lxc:
         """Stop all nodes at once without asking them."""
         if not self._etc.is_dir() or not namespace.path(self.plan).exists():
             return
-        up = self._states()
-        for node in self.plan.topology.nodes:
-            if up.get(node.name) not in (None, "STOPPED"):
-                self._lxc("lxc-stop", node, "--kill", check=False)
+        for name, state in sorted(self._states().items()):
+            if state != "STOPPED":
+                self._lxc("lxc-stop", name, "--kill", check=False)
 
     # -- layers ------------------------------------------------------------------------
 

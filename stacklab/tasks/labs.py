@@ -112,11 +112,10 @@ def inventory(c: Context, lab: str = "") -> None:
 @edge
 def ssh(c: Context, node: str, command: str = "", lab: str = "") -> None:
     """Open a shell on a node, or run one command there."""
-    from stacklab import lab as labs
     from stacklab import remote
 
     plan = open_lab(c, lab)
-    argv = remote.ssh_argv(plan, labs.node_named(plan, node), *([command] if command else []))
+    argv = remote.ssh_argv(plan, remote.node_named(plan, node), *([command] if command else []))
     os.execvp(argv[0], argv)
 
 
@@ -139,9 +138,9 @@ def openstack(c: Context, lab: str = "") -> None:
 
     Its words stand after two dashes: `invoke openstack -- server list`.
     """
-    from stacklab import lab as labs
+    from stacklab import remote
 
-    argv = labs.openstack_argv(open_lab(c, lab), words())
+    argv = remote.openstack_argv(open_lab(c, lab), words())
     os.execvp(argv[0], argv)
 
 

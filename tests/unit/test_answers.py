@@ -179,6 +179,22 @@ def test_linuxbridge_has_the_nic_itself() -> None:
     assert values["CONFIG_NEUTRON_OVS_BRIDGE_IFACES"] == ""
 
 
+def test_nodes_that_are_installed_already_are_excluded() -> None:
+    text = answers.render(
+        replace(TWO_NODE, nodes=(*TWO_NODE.nodes, node("compute2", ("compute",), 32))),
+        packstack=VERSION,
+        secrets=SECRETS,
+        datapath="netdev",
+        workers=1,
+        installed=TWO_NODE.nodes,
+    )
+    values = dict(lines(text))
+    assert values["EXCLUDE_SERVERS"] == "10.0.0.11,10.0.0.31"
+    assert values["CONFIG_COMPUTE_HOSTS"] == "10.0.0.31,10.0.0.32"
+    assert comment(text, "EXCLUDE_SERVERS") == "stacklab: they are installed already"
+    assert dict(lines(render()))["EXCLUDE_SERVERS"] == ""
+
+
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stacklab import files, interfaces, namespace, snapshots
+from stacklab import files, interfaces, namespace, seed, snapshots
 from stacklab.base import Golden
 from stacklab.errors import InvalidInput, LabError
 from stacklab.plan import Plan
-from stacklab.providers import layers, lxc
+from stacklab.providers import layers, lxc, vagrant
 from stacklab.providers.lxc import Lxc
 from stacklab.snapshots import Snapshot
 
@@ -32,8 +34,8 @@ class Lab(Lxc):
     def _each(self, command: str, *args: str, check: bool = True, timeout: float = 120) -> None:
         self.asked.append(command)
 
-    def _lxc(self, command: str, node: Any, *args: str, check: bool = True, timeout: float = 120) -> str:
-        self.asked.append(f"{command} {node.name}")
+    def _lxc(self, command: str, name: str, *args: str, check: bool = True, timeout: float = 120) -> str:
+        self.asked.append(f"{command} {name}")
         return ""
 
     def _states(self) -> dict[str, str]:
@@ -441,3 +443,74 @@ def test_running_reads_what_lxc_lists(
     # Containers whose networks are gone do not run for anybody.
     monkeypatch.setattr(namespace, "is_whole", lambda plan: False)
     assert provider.running() == {"controller": False, "compute1": False}
+
+
+def test_kill_ends_those_too_that_the_plan_does_not_have(
+    two_node: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = Lxc(two_node, Golden("g", "1", tmp_path))
+    provider._etc.mkdir(parents=True)
+    monkeypatch.setattr(namespace, "path", lambda plan: tmp_path)
+    fake = tmp_path / "enter"
+    fake.write_text(
+        f"#!/bin/sh\n[ $1 = lxc-ls ] || echo $* >>{tmp_path}/asked\n"
+        "printf 'NAME STATE\\ncontroller RUNNING\\ncompute1 STOPPED\\ncompute2 RUNNING\\n'\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setattr(provider, "_enter", lambda: [str(fake)])
+    provider.kill()
+    assert (tmp_path / "asked").read_text() == "lxc-stop -n compute2 --kill\nlxc-stop -n controller --kill\n"
+
+
+@pytest.fixture
+def larger(lab: Lab, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """The same lab with a plan that has compute2 as well; Vagrant writes the container's configuration."""
+    plan = dataclasses.replace(make_plan("multi-compute"), lab=lab.plan.lab)
+    made = Lab(plan, lab.golden)
+
+    class Vagrant:
+        def __init__(self, settings: dict[str, Any], log: Path) -> None:
+            self.names = [node["name"] for node in settings["nodes"]]
+
+        def up(self, vm_name: str) -> None:
+            made.asked.append(f"vagrant up {vm_name} of {' '.join(self.names)}")
+            rootfs = (made.directory / "rootfs" / vm_name).read_text()
+            files.write(made.directory / "lxc" / vm_name / "config", f"lxc.rootfs.path = {rootfs}\n")
+
+    monkeypatch.setattr(vagrant, "Vagrant", Vagrant)
+    monkeypatch.setattr(namespace, "create", lambda plan, log: None)
+    monkeypatch.setattr(seed, "write", lambda plan: None)
+    return made
+
+
+def test_an_added_node_lies_on_the_golden_image_beside_the_others(lab: Lab, larger: Lab) -> None:
+    (lab.upper() / "file").write_text("of the controller")
+    restore_point = save(lab, "before")
+    restore(lab, "before")
+    stacks = {node: lab.stack(node) for node in NODES}
+    larger.add(larger.plan.topology.nodes[2:])
+    assert larger.asked == ["vagrant up compute2 of controller compute1 compute2"]
+    assert {node: lab.stack(node) for node in NODES} == stacks
+    assert larger.look("file") == "of the controller"
+    assert larger.look("file", "compute2") is None
+    assert all(Path(layer).is_dir() for layer in larger.stack("compute2"))
+    assert larger.exists()
+    (larger.upper("compute2") / "file").write_text("of compute2")
+    grown = save(larger, "grown")
+    restore(larger, "grown")
+    assert larger.look("file", "compute2") == "of compute2"
+    assert grown.payload != restore_point.payload
+
+
+def test_a_dropped_node_leaves_nothing(lab: Lab, larger: Lab) -> None:
+    save(lab, "before")
+    before = {path.relative_to(lab.directory) for path in lab.directory.rglob("*")}
+    larger.add(larger.plan.topology.nodes[2:])
+    files.write(lab.directory / "vagrant/state/machines/compute2/lxc/id", "1")
+    files.write(lab.directory / "vagrant/state/machines/compute1/lxc/id", "1")
+    lab.drop()
+    assert lab.asked[-1] == "kill"
+    left = {path.relative_to(lab.directory) for path in lab.directory.rglob("*")} - before
+    assert [path for path in left if "compute2" in str(path)] == []
+    assert (lab.directory / "vagrant/state/machines/compute1/lxc/id").exists()
+    restore(lab, "before")
