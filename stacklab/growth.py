@@ -61,8 +61,6 @@ def of(
     keys = [stage.key for stage in stages_of(old)]
     if there.key not in keys or keys.index(there.key) < _FIRST:
         return None
-    if not all(providers.provider(old, golden).running().values()):
-        return None  # `up` starts what is there first
     return Growth(old, plan, added, min(keys.index(there.key), _LAST))
 
 
@@ -83,15 +81,21 @@ def _shape(plan: Plan) -> dict[str, Any]:
     return shape
 
 
-def grow(growth: Growth, golden: Golden, todo: Sequence[Stage]) -> None:
-    """Add the nodes. `todo` are the new plan's stages; the lab has reached one of them afterwards."""
+def grow(
+    growth: Growth, golden: Golden, todo: Sequence[Stage], wake: Callable[[Plan, Provider], None]
+) -> None:
+    """Add the nodes. `todo` are the new plan's stages; the lab has reached one of them afterwards.
+
+    `wake` makes sure that the lab that is there runs and answers.
+    """
     new, old = growth.new, growth.old
     there = stages.progress(old)
-    provider = providers.provider(new, golden)
+    provider, before = providers.provider(new, golden), providers.provider(old, golden)
     assert isinstance(provider, Growing)
+    wake(old, before)
     with ui.step(f"adding {growth.names}; what runs keeps running"):
         with ui.step(f"snapshot {SNAPSHOT}"):
-            snapshots.save(old, providers.provider(old, golden), SNAPSHOT, there.stage, there.key)
+            snapshots.save(old, before, SNAPSHOT, there.stage, there.key)
         files.write_json(_file(new), {"plan": old.as_json()}, mode=0o600)
         stages.set_progress(new, Progress(there.stage, there.key, working="growth"))
         with ui.step("creating the new nodes with Vagrant"):

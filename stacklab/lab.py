@@ -206,7 +206,7 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
         todo = stages_of(plan, golden, on_verified)
         found = growth.of(plan, golden, provider, lambda old: stages_of(old, golden, on_verified))
         if found is not None:
-            growth.grow(found, golden, todo)
+            growth.grow(found, golden, todo, _wake)
         begin = stages.start_of(plan, provider, todo)
         for stage in todo[: begin.done]:
             timeline.reused("stage", stage.name, begin.source)

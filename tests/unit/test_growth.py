@@ -39,10 +39,6 @@ class Nodes:
 
     def __init__(self) -> None:
         self.done: list[str] = []
-        self.up = True
-
-    def running(self) -> dict[str, bool]:
-        return {"controller": self.up, "compute1": self.up}
 
     def add(self, added: Sequence[Node]) -> None:
         self.done.append(f"add {' '.join(node.name for node in added)}")
@@ -184,12 +180,6 @@ def test_nothing_grows_out_of_nothing(make_plan: Maker, machine: Nodes) -> None:
     assert of(lab(make_plan, 2), machine) is None
 
 
-def test_stopped_nodes_are_started_first(make_plan: Maker, machine: Nodes) -> None:
-    write(lab(make_plan, 1))
-    machine.up = False
-    assert of(lab(make_plan, 2), machine) is None
-
-
 def test_a_provider_that_cannot_add_nodes_does_not(make_plan: Maker, machine: Nodes) -> None:
     write(lab(make_plan, 1))
     assert growth.of(lab(make_plan, 2), GOLDEN, object(), stages_of) is None  # type: ignore[arg-type]
@@ -203,11 +193,16 @@ def grown(make_plan: Maker, machine: Nodes) -> Plan:
     machine.done.clear()
     found = of(plan, machine)
     assert found is not None
-    growth.grow(found, GOLDEN, stages_of(plan))
+
+    def wake(plan: Plan, provider: Provider) -> None:
+        machine.done.append(f"wake {len(plan.topology.nodes)} nodes")
+
+    growth.grow(found, GOLDEN, stages_of(plan), wake)
     return plan
 
 
 GROWTH = [
+    "wake 2 nodes",
     "capture",
     "prune but 2",
     "add compute2",
