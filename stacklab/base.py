@@ -7,13 +7,17 @@ common: an image appears whole, by one rename, and only when it keeps the contra
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 from stacklab import contract, dib, diskfiles, distributions, files, releases, ui, variants
 from stacklab.errors import InvalidInput, LabError, Problem
@@ -28,6 +32,7 @@ class Spec:
 
     `extras` are elements beyond the distribution's own, for services that not every lab has.
     `source` is what the builder packer starts from: iso, cloud, or a file of the user's own.
+    `mirror` is where packages are fetched from; it leaves nothing in the image and does not count.
     """
 
     distribution: str
@@ -36,6 +41,7 @@ class Spec:
     provider: str
     extras: tuple[str, ...] = ()
     source: str = ""
+    mirror: str = field(default="", compare=False)
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -74,6 +80,7 @@ def spec(
     builder: str = "",
     extras: Sequence[str] = (),
     source: str = "",
+    mirror: str = "",
 ) -> Spec:
     """The Spec with the distribution's defaults for what is not given.
 
@@ -87,6 +94,7 @@ def spec(
         provider,
         tuple(sorted(set(extras))),
         source,
+        mirror.rstrip("/"),
     )
     problems = []
     if found.provider not in row.providers:
@@ -98,6 +106,10 @@ def spec(
     if source and found.builder != "packer":
         message = f"{found.builder} starts from nothing: only the builder packer takes a source"
         problems.append(Problem("", "source", message))
+    if mirror and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", mirror):
+        problems.append(
+            Problem("", "mirror", f"{mirror!r} is no URL: write it such as http://mirror.example/debian")
+        )
     runs_on = releases.release(found.release).distributions
     if found.distribution not in runs_on:
         message = f"{found.release} does not run on {row.name}: take {', '.join(runs_on)}"
@@ -169,15 +181,20 @@ def _build(image: Golden, spec: Spec) -> None:
         about = _builder(spec).make(spec, work, log)
     except BaseException:
         kept = files.cache_dir() / "logs" / f"{image.name}.log"
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(log, kept)
-        ui.say(f"build log: {kept}")
+        with suppress(OSError):  # the disk may be full: then a rename still works
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            log.rename(kept)
+            ui.say(f"build log: {kept}")
         dib.remove_tree(work)
         raise
     files.write_json(
         work / "metadata.json",
         {
             "name": image.name,
+            "distribution": spec.distribution,
+            "release": spec.release,
+            "builder": spec.builder,
+            "provider": spec.provider,
             "inputs": inputs(spec),
             **about,
             "built": int(started),
@@ -196,15 +213,22 @@ def keeps_contract(problems: Sequence[str]) -> None:
         raise LabError(f"the built image breaks the contract:\n{text}")
 
 
-def take_disk(raw: Path, work: Path, provider: str, log: Path) -> dict[str, Any]:
+def hosts_of_build(spec: Spec) -> tuple[str, ...]:
+    """The hosts that serve the build and that no file of the image may name: mirror and proxy."""
+    urls = (spec.mirror, *(os.environ.get(name, "") for name in ("http_proxy", "https_proxy")))
+    return tuple(sorted({host for url in urls if (host := urlsplit(url).netloc.rpartition("@")[2])}))
+
+
+def take_disk(raw: Path, work: Path, provider: str, log: Path, hosts: Sequence[str] = ()) -> dict[str, Any]:
     """Check the disk `raw` that a builder made, and leave it in `work` as disk.qcow2 with packages.txt.
 
-    Returns what metadata.json says of it. Raises LabError when it breaks the contract.
+    `hosts` are those that the image may not name. Returns what metadata.json says of the disk.
+    Raises LabError when it breaks the contract.
     """
     tree = work / "tree"
     with ui.step("checking it against the contract"):
         diskfiles.extract(raw, tree, contract.TREES, contract.PROBES, log)
-        keeps_contract(contract.check(tree, provider))
+        keeps_contract(contract.check(tree, provider, hosts))
     shutil.copyfile(tree / "etc/dib-manifests/packages.txt", work / "packages.txt")
     kernel = contract.kernels(tree)[-1]
     dib.remove_tree(tree)

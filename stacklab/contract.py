@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Part of an image's inputs: raise it when a check changes, and old images are built anew.
-VERSION = 1
+VERSION = 2
 
 
-def check(rootfs: Path, provider: str) -> list[str]:
-    """All that is wrong with an image, as sentences; an empty list means it is good."""
+def check(rootfs: Path, provider: str, hosts: Sequence[str] = ()) -> list[str]:
+    """All that is wrong with an image, as sentences; an empty list means it is good.
+
+    `hosts` served the build: no file of the image may name them.
+    """
     checks: tuple[Callable[[Path], list[str]], ...] = (
         kernel,
         _packstack,
@@ -27,6 +30,7 @@ def check(rootfs: Path, provider: str) -> list[str]:
         _manifest,
     )
     problems = [problem for one in checks for problem in one(rootfs)]
+    problems += _traces(rootfs, hosts)
     problems += _container(rootfs) if provider == "lxc" else [*_mount_points(rootfs), *boot(rootfs)]
     return problems
 
@@ -37,6 +41,8 @@ PROBES = (
     "usr/bin/packstack",
     "usr/share/openstack-puppet/modules/packstack/manifests/prereqs.pp",
     "var/lib/openvswitch/conf.db",
+    "var/lib/rabbitmq/.erlang.cookie",
+    "var/lib/mysql/mysql/user.frm",
     *("dev", "proc", "run", "sys"),
 )
 
@@ -129,6 +135,9 @@ def identity(rootfs: Path) -> list[str]:
         problems.append("/etc/machine-id is baked in: nodes would share it, and their MAC addresses with it")
     for key in sorted((rootfs / "etc/ssh").glob("ssh_host_*key*")):
         problems.append(f"/etc/ssh/{key.name}: a host key is baked in")
+    for name in ("var/lib/rabbitmq/.erlang.cookie", "var/lib/mysql/mysql/user.frm"):
+        if (rootfs / name).exists():
+            problems.append(f"/{name} is baked in: all nodes would share it")
     for database in (rootfs / "etc/openvswitch/conf.db", rootfs / "var/lib/openvswitch/conf.db"):
         if database.is_file():
             problems.append(f"/{database.relative_to(rootfs)}: Open vSwitch's state is baked in")
@@ -151,6 +160,17 @@ def secrets(rootfs: Path) -> list[str]:
     for path in (rootfs / "etc/apt/apt.conf", *(rootfs / "etc/apt/apt.conf.d").glob("*")):
         if re.search(r"\bproxy\b", _text(path), re.IGNORECASE):
             problems.append(f"/{path.relative_to(rootfs)} names a proxy")
+    return problems
+
+
+def _traces(rootfs: Path, hosts: Sequence[str]) -> list[str]:
+    """Where the image names a host that only the build knows: a mirror, a proxy."""
+    problems = []
+    for path in sorted((rootfs / "etc").rglob("*")) if hosts else ():
+        if path.is_symlink() or not path.is_file():
+            continue
+        text = _text(path)
+        problems += [f"/{path.relative_to(rootfs)} names {host}" for host in hosts if host in text]
     return problems
 
 

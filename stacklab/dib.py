@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from stacklab import files, ui
-from stacklab.errors import LabError
+from stacklab.errors import CommandFailed, LabError
 from stacklab.run import run
 
 DATA = Path(__file__).parent / "data" / "guest"
@@ -121,6 +121,46 @@ def progress(line: str) -> None:
         ui.detail(f"{found[1]}: {found[2]}")
     elif found := _PACKAGE.search(line):
         ui.detail(f"{found[1]} {found[2]}")
+
+
+# dib's time stamp, and the mark of a program that it runs in the image.
+_PREFIX = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \| (?:> )?")
+_FAULT = re.compile(
+    r"^\s*(E: |Err:|Error: |Errors during|error: |dpkg: error|the newest kernel|gone: |.*[Nn]o space left)"
+)
+
+
+def build(argv: Sequence[str], log: Path, environment: Mapping[str, str], timeout: float) -> None:
+    """Run a build to its end. Raises CommandFailed with the lines in which its programs name faults.
+
+    dib's own last lines only say what it unmounts.
+    """
+    faults: list[str] = []
+    follow = 0
+
+    def look(line: str) -> None:
+        nonlocal follow
+        progress(line)
+        text = _PREFIX.sub("", line)
+        if _FAULT.match(text):
+            follow = 4
+        elif not text.startswith(" "):
+            follow = 0
+        if follow:
+            # dnf gives its reasons in the lines after it, indented.
+            follow -= 1
+            faults.append(text.rstrip())
+
+    try:
+        run(argv, log=log, env=environment, timeout=timeout, each_line=look)
+    except CommandFailed as error:
+        if not faults:
+            raise
+        text = "\n".join(f"    {line}" for line in dict.fromkeys(faults[:12]))
+        raise CommandFailed(
+            f"diskimage-builder failed:\n{text}",
+            hint="the same command starts the build anew",
+        ) from error
 
 
 def remove_tree(path: Path) -> None:

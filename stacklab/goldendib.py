@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stacklab import assemble, base, contract, dib, distributions, files, releases, ui
+from stacklab import assemble, base, contract, dib, distributions, files, normalise, releases, ui
 from stacklab.base import Spec
 from stacklab.errors import CommandFailed
 from stacklab.run import run
-
-_EPOCH = 1700000000
 
 
 def inputs(spec: Spec) -> dict[str, Any]:
@@ -27,7 +25,8 @@ def inputs(spec: Spec) -> dict[str, Any]:
         },
         "diskimage-builder": metadata.version("diskimage-builder"),
         "environment": fixed_environment(spec),
-        **({"assembly": assemble.VERSION} if spec.provider != "lxc" and _kind(spec) == "tar" else {}),
+        **({"tree": normalise.VERSION} if _kind(spec) == "tar" else {}),
+        **({"disk": assemble.VERSION} if _kind(spec) == "tar" and spec.provider != "lxc" else {}),
     }
 
 
@@ -46,40 +45,42 @@ def _kind(spec: Spec) -> str:
 def make(spec: Spec, work: Path, log: Path) -> dict[str, Any]:
     """Build in `work` and check the result; see `base`."""
     kind = _kind(spec)
+    started = time.time()
     for argv in commands(spec, work / "image"):
-        run(
-            argv,
-            log=log,
-            env=_environment(spec, work, log),
-            timeout=base.BUILD_SECONDS,
-            each_line=dib.progress,
-            hint="the first error is the one to look at; `build-base` starts the build anew",
-        )
+        dib.build(argv, log, _environment(spec, work, log), base.BUILD_SECONDS)
     made = work / f"image.{kind}"
     if not made.is_file():
         raise CommandFailed("diskimage-builder ended well but left no image", hint="see the build log")
     if kind == "raw":
-        return base.take_disk(made, work, spec.provider, log)
+        return base.take_disk(made, work, spec.provider, log, base.hosts_of_build(spec))
     rootfs = work / "rootfs"
     with ui.step("unpacking it"):
-        sha256 = _unpack(made, rootfs)
-    made.unlink()
+        _unpack(made, rootfs, log)
+        made.unlink()
+        epoch = normalise.tree(rootfs, started)
     if spec.provider == "lxc":
         with ui.step("checking it against the contract"):
-            base.keeps_contract(contract.check(rootfs, spec.provider))
+            base.keeps_contract(contract.check(rootfs, spec.provider, base.hosts_of_build(spec)))
+            sha256 = normalise.digest(rootfs)
         shutil.copyfile(rootfs / "etc/dib-manifests/packages.txt", work / "packages.txt")
         return {"sha256": sha256}
     raw = work / "disk.raw"
     with ui.step("assembling the disk"):
-        assemble.disk(rootfs, raw, _EPOCH, log)
+        assemble.disk(rootfs, raw, epoch, log)
     dib.remove_tree(rootfs)
-    return base.take_disk(raw, work, spec.provider, log)
+    return base.take_disk(raw, work, spec.provider, log, base.hosts_of_build(spec))
 
 
 def fixed_environment(spec: Spec) -> dict[str, str]:
     """The variables of a build that are the same on every machine."""
     row = distributions.distribution(spec.distribution)
-    found = {"DIB_RELEASE": row.version, "DIB_DEBUG_TRACE": "0", **row.environment}
+    found = {
+        "DIB_RELEASE": row.version,
+        "DIB_DEBUG_TRACE": "0",
+        # dib installs packages in the order of a Python set.
+        "PYTHONHASHSEED": "0",
+        **row.environment,
+    }
     if row.family == "el":
         release = releases.release(spec.release)
         found["STACKLAB_PACKAGES"] = " ".join(release.packages)
@@ -94,7 +95,11 @@ def fixed_environment(spec: Spec) -> dict[str, str]:
 
 def _environment(spec: Spec, work: Path, log: Path) -> dict[str, str]:
     row = distributions.distribution(spec.distribution)
-    found = dib.environment(work, fixed_environment(spec), dib.apt_mirrors(row.version))
+    mirrors = dib.apt_mirrors(row.version)
+    if spec.mirror:
+        # As mirrors of Debian lay their two archives out; EL's needs only the first.
+        mirrors = (spec.mirror, f"{spec.mirror}-security" if row.family == "debian" else "")
+    found = dib.environment(work, fixed_environment(spec), mirrors)
     if _kind(spec) == "raw":
         found |= dib.block_device()
     if row.family == "debian":
@@ -124,23 +129,8 @@ def wheel(release: releases.Release, log: Path) -> Path:
     return sorted(place.glob(f"packstack-{release.packstack}-*.whl"))[0]
 
 
-def _unpack(archive: Path, rootfs: Path) -> str:
-    """Unpack the image and return its sha256; owners, modes and file capabilities are kept."""
+def _unpack(archive: Path, rootfs: Path, log: Path) -> None:
+    """Unpack the image; owners, modes and file capabilities are kept."""
     rootfs.mkdir()
-    digest = hashlib.sha256()
-    tar = subprocess.Popen(
-        ["tar", "-x", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", str(rootfs)],
-        stdin=subprocess.PIPE,
-    )
-    assert tar.stdin is not None
-    with archive.open("rb") as source:
-        while block := source.read(1 << 20):
-            digest.update(block)
-            tar.stdin.write(block)
-    tar.stdin.close()
-    if tar.wait() != 0:
-        raise CommandFailed(f"{archive.name} cannot be unpacked", hint="is the disk full?")
-    for name in ("proc", "sys"):
-        # dib leaves them out together with what was mounted on them.
-        (rootfs / name).mkdir(mode=0o555, exist_ok=True)
-    return digest.hexdigest()
+    words = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", rootfs, "-f", archive)
+    run(["tar", "-x", *words], log=log, timeout=1800, hint="is the disk full?")

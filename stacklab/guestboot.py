@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from stacklab import dib, kvm, ui, variants
@@ -19,22 +20,29 @@ _KIBIBYTES = 1440  # of the seed
 
 
 def boot(
-    image: Path, disk_format: str, disk: int, memory: int, log: Path, deadline: float = DEADLINE
+    image: Path,
+    disk_format: str,
+    disk: int,
+    memory: int,
+    log: Path,
+    deadline: float = DEADLINE,
+    seed: Callable[[Path], None] | None = None,
 ) -> dict[str, str]:
     """Boot a copy-on-write layer over `image` and return what the guest said of itself.
 
-    `disk` in GiB is what the layer grows to, `memory` in MiB. KVM where it works, else emulated.
+    `disk` in GiB is what the layer grows to, `memory` in MiB; `seed` makes the disc that has it
+    report, in place of a guest's. KVM where it works, else emulated.
     The answer has kernel, root-mib, address, chrony, ssh, agent (up or down), host-keys, apt-sources, source.
     Raises LabError when there is no report within `deadline` seconds.
     """
     with tempfile.TemporaryDirectory(prefix=".booting-", dir=image.parent) as place:
-        layer, seed = Path(place) / "layer.qcow2", Path(place) / "seed.img"
+        layer, disc = Path(place) / "layer.qcow2", Path(place) / "seed.img"
         # A relative path would be taken from the layer's place.
         back = ("-b", image.resolve(), "-F", variants.qemu_name(disk_format))
         run(["qemu-img", "create", "-q", "-f", "qcow2", *back, layer, f"{disk}G"])
-        make_seed(seed)
+        (seed or make_seed)(disc)
         result = run(
-            argv(layer, seed, memory, kvm.usable()[0]),
+            argv(layer, disc, memory, kvm.usable()[0]),
             log=log,
             timeout=deadline,
             check=False,

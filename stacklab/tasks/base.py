@@ -10,20 +10,86 @@ from stacklab.tasks.common import TOPOLOGY, edge
 @task(
     name="build-base",
     help={
-        **{name: TOPOLOGY[name] for name in ("distribution", "provider")},
-        "builder": "dib or packer; the distribution's first by default",
+        "distribution": "what the nodes run",
+        "release": "the OpenStack release; the distribution's default where it is not given",
+        "builder": "what builds it; the distribution's first where it is not given",
         "source": "packer starts from: iso, cloud, or a file: an .iso, else a disk",
+        "provider": TOPOLOGY["provider"],
+        "mirror": "where the distribution's packages are fetched from; leaves nothing in the image",
+        "proxy": "an HTTP proxy for the build; leaves nothing in the image",
+        "dry-run": "only show what would be done",
     },
 )
 @edge
 def build_base(
-    c: Context, distribution: str = "debian-12", provider: str = "lxc", builder: str = "", source: str = ""
+    c: Context,
+    distribution: str = "debian-12",
+    release: str = "",
+    builder: str = "",
+    provider: str = "lxc",
+    source: str = "",
+    mirror: str = "",
+    proxy: str = "",
+    dry_run: bool = False,
 ) -> None:
     """Build the golden image that nodes start from.
 
     Unchanged inputs: nothing to do. Prints the image's directory.
     """
-    from stacklab import base, ui
+    from stacklab import base, download, goldenshow, ui
 
-    image = base.build(base.spec(distribution, provider, builder=builder, source=source))
-    ui.out(str(image.directory))
+    if proxy:
+        download.use_proxy(proxy)
+    spec = base.spec(distribution, provider, release, builder, source=source, mirror=mirror or c.mirror)
+    if dry_run:
+        goldenshow.plan(spec)
+        return
+    ui.out(str(base.build(spec).directory))
+
+
+@task(name="list")
+@edge
+def list_(c: Context) -> None:
+    """List the golden images in the cache."""
+    from stacklab import goldenshow, ui
+
+    ui.table("Golden images", ("name", "builder", "release", "kernel", "built", "size"), goldenshow.rows())
+
+
+@task(positional=["image"], help={"image": "a golden image's name, or how it begins", "json": "as JSON"})
+@edge
+def show(c: Context, image: str, json: bool = False) -> None:
+    """Show what is known of a golden image.
+
+    Inputs, packages, digests, and what a rebuild can promise.
+    """
+    from stacklab import goldenshow
+
+    goldenshow.show(goldenshow.find(image), as_json=json)
+
+
+@task(positional=["one", "other"], help={"one": "a golden image's name", "other": "another one's"})
+@edge
+def diff(c: Context, one: str, other: str) -> None:
+    """Compare the packages of two golden images."""
+    from stacklab import goldenshow, ui
+
+    found = goldenshow.difference(goldenshow.find(one), goldenshow.find(other))
+    ui.table("", ("package", one, other), found)
+    ui.out(goldenshow.changes(found))
+
+
+@task(
+    positional=["image"],
+    help={"image": "a golden image's name, or how it begins", "boot": "start it once, under QEMU"},
+)
+@edge
+def verify(c: Context, image: str, boot: bool = False) -> None:
+    """Check a golden image against the contract again."""
+    from stacklab import goldenshow, ui
+
+    found = goldenshow.find(image)
+    report = goldenshow.verify(found, boot=boot)
+    for name, value in sorted(report.items()):
+        ui.out(f"{name}: {value}")
+    ui.out(f"{found.name} keeps the contract")

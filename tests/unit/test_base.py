@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import shutil
 import sys
 import tarfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +45,32 @@ def test_what_does_not_go_together_is_named_at_once(monkeypatch: pytest.MonkeyPa
 def test_an_unknown_distribution() -> None:
     with pytest.raises(InvalidInput, match="'slackware' is not known: take debian-12"):
         base.spec("slackware", "lxc")
+
+
+def test_a_mirror_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://user:word@proxy.example:3128/")
+    mirrored = base.spec("debian-12", "lxc", mirror="http://mirror.example/debian/")
+    assert mirrored == SPEC and base.wanted(mirrored) == base.wanted(SPEC)
+    assert base.hosts_of_build(mirrored) == ("mirror.example", "proxy.example:3128")
+    with pytest.raises(InvalidInput, match=r"mirror: 'mirror\.example' is no URL"):
+        base.spec("debian-12", "lxc", mirror="mirror.example")
+
+
+def test_a_mirror_reaches_the_build(dib: Dib, tmp_path: Path) -> None:
+    dib.then = f'echo "$DIB_DISTRIBUTION_MIRROR $DIB_DEBIAN_SECURITY_MIRROR" >{tmp_path}/mirrors'
+    base.build(base.spec("debian-12", "lxc", mirror="http://mirror.example/debian/"))
+    assert (tmp_path / "mirrors").read_text().split() == [
+        "http://mirror.example/debian",
+        "http://mirror.example/debian-security",
+    ]
+
+
+def test_an_image_that_names_the_mirror_gets_no_name(dib: Dib) -> None:
+    files.write(dib.place / "rootfs/etc/apt/sources.list", "deb http://mirror.example/debian bookworm main\n")
+    with pytest.raises(LabError, match=r"sources\.list names mirror\.example"):
+        base.build(base.spec("debian-12", "lxc", mirror="http://mirror.example/debian"))
+    assert images() == set()
 
 
 def test_extras_decide_the_name() -> None:
@@ -224,11 +252,31 @@ def test_an_image_that_is_there_is_not_built_again(dib: Dib, capsys: pytest.Capt
     assert first.directory.stat().st_mtime_ns == made
 
 
-def test_the_sha256_is_that_of_the_image(dib: Dib, tmp_path: Path) -> None:
-    dib.then = f"trap 'cp \"$1.tar\" {tmp_path}/kept.tar' EXIT"
+def test_built_twice_the_same_sha256(dib: Dib) -> None:
+    """What a build leaves by the hour and by chance: time stamps, logs, locks, backups."""
+    root = dib.place / "rootfs"
+    # A package's file is older than the build; all others are the build's.
+    packaged = root / "usr/bin/packstack"
+    os.utime(packaged, (1700000000, 1700000000))
+    for path in root.rglob("*"):
+        if path != packaged:
+            os.utime(path, follow_symlinks=False)
+    dib.then = (
+        f'mkdir -p "{root}/var/log" "{root}/tmp"; date +%N >>"{root}/var/log/dpkg.log"\n'
+        f'mktemp -p "{root}/tmp" >/dev/null; echo $$ >"{root}/etc/passwd-"\n'
+        f'find "{root}" ! -path "*/usr/bin/packstack" -exec touch -h {{}} +'
+    )
     image = base.build(SPEC)
-    expected = hashlib.sha256((tmp_path / "kept.tar").read_bytes()).hexdigest()
-    assert files.read_json(image.directory / "metadata.json")["sha256"] == expected
+    first = files.read_json(image.directory / "metadata.json")["sha256"]
+    assert (image.rootfs / "etc/fstab").stat().st_mtime == 1700000000
+    shutil.rmtree(image.directory)
+    time.sleep(1.1)
+    base.build(SPEC)
+    assert files.read_json(image.directory / "metadata.json")["sha256"] == first
+    shutil.rmtree(image.directory)
+    files.write(root / "etc/issue", "something else\n")
+    base.build(SPEC)
+    assert files.read_json(image.directory / "metadata.json")["sha256"] != first
 
 
 def kept_log() -> str:
@@ -239,9 +287,9 @@ def kept_log() -> str:
 @pytest.mark.parametrize(
     ("then", "message"),
     [
-        ("echo E: no space; exit 2", r"ended with exit code 2\n.*\n    E: no space"),
+        ("echo E: no space; exit 2", "diskimage-builder failed:\n    E: no space"),
         ("exit 0", "ended well but left no image"),
-        ('head -c 100000 /dev/urandom >"$1.tar"; exit 0', "cannot be unpacked"),
+        ('head -c 100000 /dev/urandom >"$1.tar"; exit 0', r"tar -x .* ended with exit code 2"),
     ],
     ids=["it fails", "no image", "a broken archive"],
 )
@@ -274,9 +322,9 @@ def test_an_image_appears_when_it_is_whole(dib: Dib, monkeypatch: pytest.MonkeyP
     seen: list[bool] = []
     real = contract.check
 
-    def check(rootfs: Path, provider: str) -> list[str]:
+    def check(rootfs: Path, provider: str, hosts: Sequence[str]) -> list[str]:
         seen.append(image.directory.exists())
-        return real(rootfs, provider)
+        return real(rootfs, provider, hosts)
 
     monkeypatch.setattr(contract, "check", check)
     base.build(SPEC)

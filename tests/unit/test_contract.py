@@ -96,6 +96,14 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         put("var/lib/openvswitch/conf.db", "x"),
         "/var/lib/openvswitch/conf.db: Open vSwitch's state is baked in",
     ),
+    "Erlang's cookie": (
+        put("var/lib/rabbitmq/.erlang.cookie", "x"),
+        "/var/lib/rabbitmq/.erlang.cookie is baked in: all nodes would share it",
+    ),
+    "a database": (
+        put("var/lib/mysql/mysql/user.frm", "x"),
+        "/var/lib/mysql/mysql/user.frm is baked in: all nodes would share it",
+    ),
     "root's password": (put("etc/shadow", "root:$y$j9T$x$y:1::::::\n"), "user root has a password"),
     "root without password": (put("etc/shadow", "root::1::::::\n"), "root has an empty password"),
     "a user's password": (
@@ -218,6 +226,18 @@ UNBOOTABLE: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_unbootable(change: Callable[[Path], None], problem: str, machine: Path) -> None:
     change(machine)
     assert contract.check(machine, "libvirt") == [problem]
+
+
+def test_the_hosts_that_served_the_build_are_not_named(root: Path) -> None:
+    hosts = ("mirror.example:8080", "proxy.example:3128")
+    assert contract.check(root, "lxc", hosts) == []
+    put("etc/yum.repos.d/rocky.repo", "baseurl=http://mirror.example:8080/pub\n")(root)
+    put("etc/profile.d/proxy.sh", "export https_proxy=http://proxy.example:3128\n")(root)
+    assert contract.check(root, "lxc") == []
+    assert contract.check(root, "lxc", hosts) == [
+        "/etc/profile.d/proxy.sh names proxy.example:3128",
+        "/etc/yum.repos.d/rocky.repo names mirror.example:8080",
+    ]
 
 
 def test_all_faults_are_named_at_once(root: Path) -> None:

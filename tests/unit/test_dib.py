@@ -13,7 +13,7 @@ from diskimage_builder.block_device.exception import (  # type: ignore[import-un
 )
 
 from stacklab import dib, dib_partx, files, ui
-from stacklab.errors import LabError
+from stacklab.errors import CommandFailed, LabError
 
 
 def no_device_mapper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,6 +82,23 @@ def test_progress(line: str, shown: str | None, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ui, "detail", seen.append)
     dib.progress(line)
     assert seen == ([shown] if shown else [])
+
+
+def test_a_failed_build_says_what_its_programs_said(tmp_path: Path) -> None:
+    stamp = "2026-11-24 21:01:09.257 | "
+    said = (
+        f"{stamp}> Error: \n{stamp}>  Problem: conflicting requests\n{stamp}>   - nothing provides x\n"
+        f"{stamp}Unmount /somewhere\n{stamp}INFO nothing to do\n"
+    )
+    argv = ["sh", "-c", f"cat <<'E'\n{said}E\nexit 1"]
+    with pytest.raises(CommandFailed) as caught:
+        dib.build(argv, tmp_path / "log", {}, 60)
+    assert caught.value.message == (
+        "diskimage-builder failed:\n    Error:\n"
+        "     Problem: conflicting requests\n      - nothing provides x"
+    )
+    with pytest.raises(CommandFailed, match="ended with exit code 3"):
+        dib.build(["sh", "-c", "exit 3"], tmp_path / "log", {}, 60)
 
 
 LAYOUT = {

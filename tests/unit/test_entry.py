@@ -184,7 +184,8 @@ def test_a_removed_package_with_its_configuration_left_is_missing(checkout: Chec
 def test_tests_want_more(checkout: Checkout) -> None:
     checkout.state("installed", "\n".join(DEBIAN) + "\n")
     _, calls = checkout.run("test")
-    expected = "fonts-dejavu-core gcc gpg gpg-agent librsvg2-bin packer qemu-system-x86 ruby shellcheck"
+    expected = "createrepo-c fonts-dejavu-core gcc gpg gpg-agent librsvg2-bin packer"
+    expected += " qemu-system-x86 rpm ruby shellcheck"
     expected += " chromium chromium-driver libvirt-clients libvirt-daemon-system vagrant-libvirt"
     # No systemd runs there: its own form of the package would bring it.
     assert installed(calls) == {*expected.split(), "libvirt-daemon-system-sysv"}
