@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from stacklab import contract, dib, diskfiles, distributions, files, releases, ui, variants
+from stacklab import contract, dib, diskfiles, distributions, files, releases, services, ui, variants
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.plan import Plan
 
@@ -121,7 +121,8 @@ def spec(
 
 def of(plan: Plan) -> Spec:
     """The image that a plan's nodes start from."""
-    return spec(plan.distribution, plan.provider, plan.release)
+    extras = services.extras(plan.distribution, plan.topology.services)
+    return spec(plan.distribution, plan.provider, plan.release, extras=extras)
 
 
 def wanted(spec: Spec) -> Golden:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from stacklab.errors import Problem
+from stacklab.errors import InvalidInput, Problem
 from stacklab.model import Topology
 from stacklab.releases import DATA
 
@@ -82,6 +82,16 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
         else:
             waiting += _data()["presets"][name]
     return tuple(name for name in table() if name in found)
+
+
+def known(names: Iterable[str]) -> tuple[str, ...]:
+    """`expand` of names that a person typed. Raises InvalidInput for those that do not exist."""
+    names = [name.strip() for name in names]
+    message = f"unknown: take some of {', '.join(words())}"
+    problems = [Problem("", f"services: '{name}'", message) for name in names if name not in words()]
+    if problems:
+        raise InvalidInput(problems)
+    return expand(names)
 
 
 def missing(chosen: Iterable[str]) -> list[str]:

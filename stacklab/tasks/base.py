@@ -15,6 +15,7 @@ from stacklab.tasks.common import TOPOLOGY, edge
         "builder": "what builds it; the distribution's first where it is not given",
         "source": "packer starts from: iso, cloud, or a file: an .iso, else a disk",
         "provider": TOPOLOGY["provider"],
+        "services": "for labs with these services or presets, with commas between",
         "mirror": "where the distribution's packages are fetched from; leaves nothing in the image",
         "proxy": "an HTTP proxy for the build; leaves nothing in the image",
         "dry-run": "only show what would be done",
@@ -28,6 +29,7 @@ def build_base(
     builder: str = "",
     provider: str = "lxc",
     source: str = "",
+    services: str = "beginner",
     mirror: str = "",
     proxy: str = "",
     dry_run: bool = False,
@@ -37,10 +39,14 @@ def build_base(
     Unchanged inputs: nothing to do. Prints the image's directory.
     """
     from stacklab import base, download, goldenshow, ui
+    from stacklab.services import extras, known
 
     if proxy:
         download.use_proxy(proxy)
-    spec = base.spec(distribution, provider, release, builder, source=source, mirror=mirror or c.mirror)
+    more = extras(distribution, known(services.split(",")))
+    spec = base.spec(
+        distribution, provider, release, builder, extras=more, source=source, mirror=mirror or c.mirror
+    )
     if dry_run:
         goldenshow.plan(spec)
         return

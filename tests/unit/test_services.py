@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from stacklab import files, keytable, plan, services, topology
+from stacklab import base, files, keytable, plan, services, topology
 from stacklab.errors import InvalidInput
 from stacklab.model import Topology
 from stacklab.plan import Plan
@@ -115,6 +115,14 @@ def test_images_grow_only_for_services_beyond_the_usual() -> None:
     assert services.extras("rocky-9", (*BEGINNER, "heat")) == ()
 
 
+def test_the_image_of_a_plan_has_them(make_plan: Callable[..., Plan]) -> None:
+    assert base.of(make_plan()).extras == ()
+    with_heat = base.of(plan.resolve(lab("[beginner, heat]")))
+    assert with_heat.extras == ("openstack-debian-services",)
+    assert with_heat.elements[-1] == "openstack-debian-services"
+    assert base.wanted(with_heat).name != base.wanted(base.of(make_plan())).name
+
+
 def test_volumes_without_lvm() -> None:
     with_cinder = lab("[beginner, cinder]")
     assert services.answers(with_cinder, "lxc") == {
@@ -134,3 +142,10 @@ def test_a_topology_answers_for_itself(make_plan: Callable[..., Plan]) -> None:
     assert "\nCONFIG_CINDER_INSTALL=y\n" in text
     assert "\nCONFIG_CINDER_BACKEND=nfs\n" in text
     assert "\nCONFIG_CINDER_NFS_MOUNTS=192.0.2.7:/export\n" in text
+
+
+def test_names_that_a_person_typed() -> None:
+    assert services.known(["beginner", " heat"]) == (*BEGINNER, "heat")
+    with pytest.raises(InvalidInput) as caught:
+        services.known(["beginner", "heet", "novva"])
+    assert [problem.path for problem in caught.value.problems] == ["services: 'heet'", "services: 'novva'"]

@@ -13,8 +13,20 @@ class packstack::prereqs ()
     # asked for by file name; the clients are in the image
     Package <| title == '/usr/bin/openstack' or title == '/usr/bin/nova'
             or title == '/usr/bin/glance' or title == '/usr/bin/cinder' |> { noop => true }
-    # live migration: no such package in Debian
-    Package <| title == 'openstack-nova-migration' |> { noop => true }
+    # live migration, sensors of bare metal: no such package in Debian, or none that a lab needs
+    Package <| title == 'openstack-nova-migration' or title == 'openstack-ceilometer-ipmi' |> { noop => true }
+    # mount.nfs of a lab mounts with it
+    Package <| title == 'nfs-utils' |>           { name => 'sshfs' }
+    # Cinder's NFS driver refuses to start with both snapshots (Packstack's choice) and these (its default)
+    Cinder_config <| title == 'nfs/nas_secure_file_operations' or title == 'nfs/nas_secure_file_permissions' |> {
+      value => 'false',
+    }
+    # Debian's Cinder fails at each notification since a security update of oslo.messaging hands it
+    # contexts without read_deleted, and with it what is notified of
+    Cinder_config <| title == 'oslo_messaging_notifications/driver' |> { value => 'noop' }
+    # panels of the dashboard
+    Package <| title == 'openstack-heat-ui' |>   { name => 'python3-heat-dashboard' }
+    Package <| title == 'openstack-magnum-ui' |> { name => 'python3-magnum-ui' }
 
     # a container shares its host's kernel: no modules to load, nothing to tune
     Package <| title == 'tuned' |>                { noop => true }
