@@ -37,18 +37,21 @@ def render(
     secrets: Mapping[str, str],
     datapath: str,
     workers: int,
+    virt_type: str = "qemu",
     installed: Sequence[Node] = (),
 ) -> str:
     """The text of the answer file: every key of the version, each with a comment on where it comes from.
 
-    `datapath` is Open vSwitch's, "system" or "netdev"; `workers` is a number per service; nodes that
-    are `installed` already are left alone.
+    `datapath` is Open vSwitch's, "system" or "netdev"; `workers` is a number per service; `virt_type`
+    is what instances run by, "qemu" or "kvm"; nodes that are `installed` already are left alone.
     Raises InvalidInput for overrides (`answers` of the topology) and services that cannot be,
     LabError where a secret is missing.
     """
     keys = table(packstack)
     problems = _input_problems(topology, keys)
     chosen = _chosen(topology, keys, datapath, workers)
+    hardware = "they have KVM of their own" if virt_type == "kvm" else "they have no KVM to count on"
+    chosen["CONFIG_NOVA_LIBVIRT_VIRT_TYPE"] = (virt_type, f"stacklab: the nodes, {hardware}")
     if installed:
         addresses = ",".join(node.management for node in installed)
         chosen["EXCLUDE_SERVERS"] = (addresses, "stacklab: they are installed already")
@@ -165,7 +168,6 @@ def _own_choices(workers: int) -> Choices:
             ("CONFIG_DEBUG_MODE", "n", "debug logs fill a small disk"),
             ("CONFIG_AMQP_ENABLE_SSL", "n", "no certificates in a lab"),
             ("CONFIG_HORIZON_SSL", "n", "no certificates in a lab"),
-            ("CONFIG_NOVA_LIBVIRT_VIRT_TYPE", "qemu", "nodes have no hardware virtualisation to count on"),
             ("CONFIG_NEUTRON_METERING_AGENT_INSTALL", "n", "nothing in a lab reads it"),
             ("CONFIG_PROVISION_DEMO", "n", "its network is 10.0.0.0/24, a management network"),
             ("CONFIG_PROVISION_TEMPEST", "n", "stacklab verifies the lab itself"),

@@ -173,7 +173,9 @@ def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row
 def _inputs(plan: Plan, golden: Golden) -> dict[str, dict[str, Any]]:
     """What each stage's key is the hash of, as plain values under names that people know."""
     # A lab's name is not part of it: what was imported under another name is the same lab.
-    shape = {name: value for name, value in plan.as_json().items() if name not in ("lab", "reasons")}
+    shape = {
+        name: value for name, value in plan.as_json().items() if name not in ("lab", "reasons", "virt_type")
+    }
     later = ("services", "named_services", "answers", "tenant", "provider_network", "description", "file")
     for name in later:
         shape["topology"].pop(name)  # these belong to later stages

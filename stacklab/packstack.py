@@ -53,6 +53,7 @@ def answer_file(plan: Plan, drawn: Mapping[str, str], installed: Sequence[Node] 
         secrets=drawn,
         datapath=plan.datapath,
         workers=answers.workers(plan.topology),
+        virt_type=plan.virt_type,
         installed=installed,
     )
 

@@ -23,7 +23,8 @@ class Plan:
     `datapath` is Open vSwitch's: `system` where the nodes' kernel has it, else `netdev`
     (userspace). `isolated` says that the lab's networks live in a network namespace of
     their own, not in the host's; `emulated` that the nodes have no KVM, which makes them
-    ten times as slow. `reasons` say why an `auto` became what it is.
+    ten times as slow; `virt_type` is what instances run by, `kvm` where the nodes' KVM is
+    known to be there for them. `reasons` say why an `auto` became what it is.
     """
 
     lab: str
@@ -35,6 +36,7 @@ class Plan:
     datapath: str
     isolated: bool = True
     emulated: bool = False
+    virt_type: str = "qemu"
     reasons: tuple[str, ...] = ()
 
     @property
@@ -143,6 +145,7 @@ def resolve(
         datapath=datapath,
         isolated=where.isolated,
         emulated=where.emulated,
+        virt_type="kvm" if chosen_provider == "libvirt" and not where.emulated and nested() else "qemu",
         reasons=tuple(reasons),
     )
 
@@ -165,6 +168,15 @@ def settled(topology: Topology, release: Release, distribution: str, datapath: s
         # The kernel sends tunnels by whatever route it has: they go over the management network.
         nodes = tuple(replace(node, tunnel=node.management) for node in nodes)
     return replace(topology, network_agent=agent, nodes=nodes)
+
+
+def nested() -> bool:
+    """Whether this kernel's KVM lets its guests have KVM, too."""
+    for module in ("kvm_intel", "kvm_amd"):
+        path = Path(f"/sys/module/{module}/parameters/nested")
+        if path.exists() and path.read_text(encoding="utf-8").strip() in ("Y", "1"):
+            return True
+    return False
 
 
 def kernel_datapath() -> bool:

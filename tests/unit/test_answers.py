@@ -179,6 +179,20 @@ def test_linuxbridge_has_the_nic_itself() -> None:
     assert values["CONFIG_NEUTRON_OVS_BRIDGE_IFACES"] == ""
 
 
+@pytest.mark.parametrize("virt_type", ["kvm", "qemu"])
+def test_what_instances_run_by(virt_type: str) -> None:
+    text = answers.render(
+        TWO_NODE,
+        packstack=VERSION,
+        secrets=SECRETS,
+        datapath="system",
+        workers=1,
+        virt_type=virt_type,
+    )
+    # Packstack's own guess is qemu in any virtual machine.
+    assert dict(lines(text))["CONFIG_NOVA_LIBVIRT_VIRT_TYPE"] == virt_type
+
+
 def test_nodes_that_are_installed_already_are_excluded() -> None:
     text = answers.render(
         replace(TWO_NODE, nodes=(*TWO_NODE.nodes, node("compute2", ("compute",), 32))),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import files, plan, releases, topology
+from stacklab import choice, files, plan, releases, topology
 from stacklab.errors import InvalidInput
 from stacklab.model import Topology
 from stacklab.plan import Plan, from_json, resolve
@@ -172,3 +172,27 @@ def test_no_kernel_datapath(kernel: Path) -> None:
     assert not plan.kernel_datapath()
     modprobe(kernel, "exit 0")  # it says yes, and the module is not there all the same
     assert not plan.kernel_datapath()
+
+
+@pytest.mark.parametrize(
+    ("provider", "emulated", "setting", "expected"),
+    [
+        ("libvirt", False, "kvm_intel Y", "kvm"),
+        ("libvirt", False, "kvm_amd 1", "kvm"),
+        ("libvirt", False, "kvm_intel N", "qemu"),
+        ("libvirt", False, "", "qemu"),
+        ("libvirt", True, "kvm_intel Y", "qemu"),
+        ("lxc", False, "kvm_intel Y", "qemu"),
+    ],
+)
+def test_instances_have_kvm_where_the_nodes_have_it_for_them(
+    provider: str, emulated: bool, setting: str, expected: str, kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = choice.Chosen(provider, emulated=emulated)
+    monkeypatch.setattr(plan, "choose", lambda *arguments: chosen)
+    if setting:
+        module, value = setting.split()
+        parameter = kernel / "sys/module" / module / "parameters/nested"
+        parameter.parent.mkdir(parents=True)
+        parameter.write_text(f"{value}\n")
+    assert resolve(load()).virt_type == expected
