@@ -175,10 +175,14 @@ def test_a_provider_that_cannot_be(cli: Cli) -> None:
     [
         ["ssh", "controller"],
         ["status"],
+        ["report"],
+        ["snapshots.export", "lab.file"],
         ["reset"],
         ["verify"],
         ["openstack", "--", "server", "list"],
         ["snapshots.save", "mine"],
+        ["snapshots.export", "a.lab"],
+        ["report"],
     ],
     ids=" ".join,
 )
@@ -195,6 +199,13 @@ def test_without_a_lab(task: list[str], cli: Cli) -> None:
 def test_a_lab_by_a_name_that_is_not_there(cli: Cli) -> None:
     said = cli("status", "--lab", "mine", code=1)
     assert said.stderr.splitlines() == ["there is no lab 'mine' here", "hint: there are: none"]
+
+
+def test_an_import_of_what_is_no_lab(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a lab")
+    said = cli("snapshots.import", str(tmp_path / "text"), "--lab", "mine", code=2)
+    assert said.stderr == f"{tmp_path}/text: this is no lab that stacklab exported\n"
+    assert nothing_was_made(cli)
 
 
 def test_down_without_a_lab_is_fine(cli: Cli) -> None:
