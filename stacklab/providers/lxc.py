@@ -219,9 +219,9 @@ class Lxc:
         """Stop all nodes at once without asking them."""
         if not self._etc.is_dir() or not namespace.path(self.plan).exists():
             return
-        for name, state in sorted(self._states().items()):
-            if state != "STOPPED":
-                self._lxc("lxc-stop", name, "--kill", check=False)
+        up = sorted(name for name, state in self._states().items() if state != "STOPPED")
+        with ThreadPoolExecutor(max(len(up), 1)) as pool:
+            list(pool.map(lambda name: self._lxc("lxc-stop", name, "--kill", check=False), up))
 
     # -- layers ------------------------------------------------------------------------
 
