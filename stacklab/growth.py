@@ -100,7 +100,7 @@ def grow(
         stages.set_progress(new, Progress(there.stage, there.key, working="growth"))
         with ui.step("creating the new nodes with Vagrant"):
             provider.add(growth.added)
-        _introduce(new, old.topology.nodes)
+        _introduce(growth)
         nodes.check(new, growth.added)
         packstack.deploy(new, installed=old.topology.nodes)
         settle.settle(new)
@@ -114,11 +114,13 @@ def grow(
         snapshots.prune(new, provider)
 
 
-def _introduce(plan: Plan, known: Sequence[Node]) -> None:
-    """Tell the nodes that run of the new ones: names and host keys, which their seeds lacked."""
-    for node in known:
+def _introduce(growth: Growth) -> None:
+    """Tell the nodes that run of the new ones: names and host keys, which their seeds lacked; let them in."""
+    plan = growth.new
+    for node in growth.old.topology.nodes:
         remote.put(plan, node, seed.hosts(plan), "/etc/hosts", mode="0644")
         remote.put(plan, node, seed.known_hosts(plan), "/etc/ssh/ssh_known_hosts", mode="0644")
+        remote.script(plan, node, "let-in", *(new.management for new in growth.added))
 
 
 def undo(plan: Plan, golden: Golden, restore: Callable[[Plan, Provider, snapshots.Snapshot], None]) -> Plan:

@@ -69,6 +69,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Nodes:
     monkeypatch.setattr(
         remote, "put", lambda plan, node, text, path, mode: made.done.append(f"{node.name}: {path} {mode}")
     )
+    monkeypatch.setattr(
+        remote,
+        "script",
+        lambda plan, node, name, *args: made.done.append(f"{node.name}: {name} {' '.join(args)}"),
+    )
     monkeypatch.setattr(seed, "known_hosts", lambda plan: "keys")
     monkeypatch.setattr(
         nodes, "check", lambda plan, new: made.done.append(f"check {' '.join(node.name for node in new)}")
@@ -207,9 +212,9 @@ GROWTH = [
     "prune but 2",
     "add compute2",
     *(
-        f"{node}: {path} 0644"
+        f"{node}: {what}"
         for node in ("controller", "compute1")
-        for path in ("/etc/hosts", "/etc/ssh/ssh_known_hosts")
+        for what in ("/etc/hosts 0644", "/etc/ssh/ssh_known_hosts 0644", "let-in 10.0.0.32")
     ),
     "check compute2",
     "packstack but controller compute1",
