@@ -278,6 +278,22 @@ def test_a_look_without_waiting(two_node: Plan, machine: Machine) -> None:
     assert machine.clock.now == 0
 
 
+def test_one_late_answer_is_not_taken_for_a_service_that_is_down(
+    machine: Machine, two_node: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, late = settle._api, ["keystone", "nova"]
+
+    def api(plan: Plan, name: str) -> str:
+        if name in late:
+            late.remove(name)
+            raise TimeoutError("read timed out")
+        return real(plan, name)
+
+    monkeypatch.setattr(settle, "_api", api)
+    assert settle.quick(two_node) == ""
+    assert late == []
+
+
 @pytest.mark.parametrize(
     ("name", "agent", "expected"),
     [
