@@ -84,12 +84,11 @@ def fixed_environment(spec: Spec) -> dict[str, str]:
     if row.family == "el":
         release = releases.release(spec.release)
         found["STACKLAB_PACKAGES"] = " ".join(release.packages)
+        found["STACKLAB_ENABLING"] = release.enabling
         if release.status == "end of life":
             found["STACKLAB_REPOSITORIES"] = " ".join(
                 f"{name}={url}" for name, url in release.repositories.items()
             )
-        else:
-            found["STACKLAB_ENABLING"] = release.enabling
     return found
 
 

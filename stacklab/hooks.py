@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import tarfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,26 +142,37 @@ def _packages(
         mapped = [
             package
             for name, element in wanted.get("install", ())
-            for package in _called(name, known[element], system)
+            for package in _called(name, known[element], known.values(), system)
         ]
         if mapped:
             files.write(tree / "packages" / phase, "\n".join(dict.fromkeys(mapped)) + "\n")
 
 
-def _called(package: str, element: Path, system: tuple[str, str, str]) -> list[str]:
-    """The names of a package on this system: what is said of the narrowest kind of system counts."""
-    try:
-        table = json.loads((element / "pkg-map").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return [package]
+def _called(package: str, element: Path, known: Iterable[Path], system: tuple[str, str, str]) -> list[str]:
+    """The names of a package on this system: what is said of the narrowest kind of system counts.
+
+    What any of the `known` elements says of the very release holds for the packages of all.
+    """
     release, distribution, family = system
+    own = _map(element)
     for names in (
-        table.get("release", {}).get(distribution, {}).get(release, {}),
-        table.get("distro", {}).get(distribution, {}),
-        table.get("family", {}).get(family, {}),
-        table.get("default", {}),
+        *(
+            _map(place).get("release", {}).get(distribution, {}).get(release, {})
+            for place in (element, *known)
+        ),
+        own.get("distro", {}).get(distribution, {}),
+        own.get("family", {}).get(family, {}),
+        own.get("default", {}),
     ):
         if package in names:
             # '' means that it needs none here.
             return str(names[package]).split()
     return [package]
+
+
+def _map(element: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((element / "pkg-map").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found

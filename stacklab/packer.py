@@ -76,7 +76,7 @@ def make(spec: Spec, work: Path, log: Path) -> dict[str, Any]:
         raise
     raw = work / "disk.raw"
     run(["qemu-img", "convert", "-O", "raw", _result(out), raw], log=log, timeout=1800)
-    about = base.take_disk(raw, work, spec.provider, log)
+    about = base.take_disk(raw, work, spec.provider, log, base.hosts_of_build(spec))
     return {**about, "source": {"digest": source.digest, "proof": source.proof}}
 
 
@@ -110,11 +110,12 @@ def variables(spec: Spec, source: Fetched, place: Path, log: Path) -> dict[str, 
     key, public = access.make_key(place / "access")
     environment = {
         **goldendib.fixed_environment(spec),
-        "STACKLAB_PACKSTACK_WHEEL": str(goldendib.wheel(releases.release(spec.release), log)),
         "DIB_INIT_SYSTEM": "systemd",
         "DIB_MANIFEST_IMAGE_DIR": "/etc/dib-manifests",
         "DISTRO_NAME": row.name.split("-")[0],
     }
+    if row.family == "debian":
+        environment["STACKLAB_PACKSTACK_WHEEL"] = str(goldendib.wheel(releases.release(spec.release), log))
     system = (row.version, environment["DISTRO_NAME"], "redhat" if row.family == "el" else row.family)
     archive = hooks.archive(spec.elements, environment, system, place, log, _have(spec, source))
     works, why = kvm.usable()
@@ -128,7 +129,7 @@ def variables(spec: Spec, source: Fetched, place: Path, log: Path) -> dict[str, 
         "hooks": str(archive),
         "provision": str(PROVISION),
         "environment": [
-            f"{name}={value}" for name, value in {**environment, **_network(row.version)}.items()
+            f"{name}={value}" for name, value in {**environment, **_network(row.version, spec.mirror)}.items()
         ],
         "accelerator": "kvm" if works else "tcg",
         "cpu": "host" if works else "max",
@@ -136,7 +137,7 @@ def variables(spec: Spec, source: Fetched, place: Path, log: Path) -> dict[str, 
     }
     if _is_installer(source):
         installer = sources.find(spec.distribution, "iso")
-        text = kickstart(installer, public, os.environ.get("http_proxy", ""))
+        text = kickstart(installer, public, os.environ.get("http_proxy", ""), spec.mirror)
         files.write(place / "http" / "ks.cfg", text)
         return {
             **found,
@@ -149,11 +150,11 @@ def variables(spec: Spec, source: Fetched, place: Path, log: Path) -> dict[str, 
     return {**found, "disk_image": True, "disk": max(size, _DISK), "drives": _drives(place, public, log)}
 
 
-def kickstart(installer: Input, key: str, proxy: str = "") -> str:
+def kickstart(installer: Input, key: str, proxy: str = "", mirror: str = "") -> str:
     """What an installer is told: whose key gets in, and where it has its packages from."""
     text = (TEMPLATES / "kickstart" / f"{installer.kickstart}.ks").read_text(encoding="utf-8")
     via = f" --proxy={proxy}" if proxy else ""
-    (first, *others) = installer.trees(download.mirror()).items() or [("", "")]
+    (first, *others) = installer.trees(mirror or download.mirror()).items() or [("", "")]
     # An installer that carries no packages fetches them.
     lines = [f"url --url={first[1]}{via}" if first[1] else "cdrom"]
     lines += [f"repo --name={name} --baseurl={url}{via}" for name, url in others]
@@ -197,7 +198,7 @@ def _named(spec: Spec) -> Any:
 
 def _fetch(spec: Spec) -> Fetched:
     wanted = _wanted(spec)
-    source = sources.given(wanted) if isinstance(wanted, Path) else sources.fetch(wanted)
+    source = sources.given(wanted) if isinstance(wanted, Path) else sources.fetch(wanted, spec.mirror)
     if not _is_installer(source) and machine(spec) != "qemu":
         message = f"{source.path.name} is a disk, and only QEMU starts from one: install QEMU, or take an ISO"
         raise InvalidInput([Problem("", "source", message)])
@@ -224,7 +225,7 @@ def _have(spec: Spec, source: Fetched) -> set[str]:
     return set(hooks.elements(list(known)))
 
 
-def _network(codename: str) -> dict[str, str]:
+def _network(codename: str, mirror: str = "") -> dict[str, str]:
     """What the machine needs to reach what the build host reaches; nothing of it stays in the image."""
     found = {
         name: os.environ[name] for name in ("http_proxy", "https_proxy", "no_proxy") if os.environ.get(name)
@@ -235,9 +236,10 @@ def _network(codename: str) -> dict[str, str]:
             found[name] = re.sub(
                 r"//((?:[^@/]*@)?)(localhost|127\.0\.0\.1)\b", r"//\g<1>10.0.2.2", found[name]
             )
-    if mirror := download.mirror():
+    mirror = mirror or download.mirror()
+    if mirror:
         found["STACKLAB_MIRROR"] = mirror
-    archive, security = dib.apt_mirrors(codename)
+    archive, security = (mirror, f"{mirror}-security") if mirror else dib.apt_mirrors(codename)
     if archive:
         lines = [f"deb {archive} {suite} main" for suite in (codename, f"{codename}-updates")]
         lines += [f"deb {security} {codename}-security main"] if security else []

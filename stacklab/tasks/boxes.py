@@ -24,10 +24,10 @@ def build(c: Context, distribution: str = "debian-12", provider: str = "libvirt"
 
     Prints the catalogue for `vagrant box add`; a changed image is a new version in it.
     """
-    from stacklab import base, boxes, files, ui
+    from stacklab import boxes, files, ui
 
-    golden = base.build(base.spec(distribution, provider))
-    box = boxes.box(golden, provider, files.cache_dir() / "logs" / "boxes.log")
+    image = boxes.image(distribution, provider)
+    box = boxes.box(image, provider, files.cache_dir() / "logs" / "boxes.log")
     ui.say(f"{box.name} {box.version}")
     ui.out(str(box.catalogue))
 

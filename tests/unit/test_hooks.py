@@ -109,6 +109,15 @@ def test_packages(system: tuple[str, str, str], expected: list[str], project: Pa
     assert found["packages/pre-install.d"] == "early\n"
 
 
+def test_what_one_element_says_of_a_release_holds_for_all(project: Path, tmp_path: Path) -> None:
+    element(project, "one", **{"package-installs.yaml": "absent:\nthere:\n"})
+    element(project, "two", **{"pkg-map": '{"release": {"centos": {"7": {"absent": ""}}}}'})
+    for release, expected in (("7", ["there"]), ("9-stream", ["absent", "there"])):
+        system = (release, "centos", "redhat")
+        archive = hooks.archive(["one", "two"], {}, system, tmp_path / release, tmp_path / "log")
+        assert contents(archive, tmp_path / release)["packages/install.d"].split() == expected
+
+
 def test_of_what_is_there_only_the_last_phase_is_taken(project: Path, tmp_path: Path) -> None:
     parts = {"package-installs.yaml": "package:\n", "static__x": "x"}
     element(
@@ -140,6 +149,7 @@ def test_a_digest_for_each_element(project: Path) -> None:
 def test_every_distributions_elements_can_be_taken(tmp_path: Path) -> None:
     wheel = tmp_path / "packstack.whl"
     wheel.touch()
+    assert "centos-7" in distributions.names()
     for name in distributions.names():
         row = distributions.distribution(name)
         environment = {"STACKLAB_PACKSTACK_WHEEL": str(wheel), **row.environment}
@@ -152,7 +162,8 @@ def test_every_distributions_elements_can_be_taken(tmp_path: Path) -> None:
             archive = hooks.archive([*row.elements, *extra], environment, system, work, tmp_path / "log")
             found = contents(archive, work)
             assert "stacklab-golden" in hooks.elements(row.elements)
-            assert found["packages/install.d"].split()
+            packages = " ".join(text for path, text in found.items() if path.startswith("packages/"))
+            assert ("zstd" in packages.split()) is (name != "centos-7")
             assert "finalise.d/95-stacklab-manifest" in found
             for path in found:
                 assert not path.startswith(("root.d", "block-device", "cleanup.d"))
