@@ -123,7 +123,7 @@ def _introduce(growth: Growth) -> None:
         remote.script(plan, node, "let-in", *(new.management for new in growth.added))
 
 
-def undo(plan: Plan, golden: Golden, restore: Callable[[Plan, Provider, snapshots.Snapshot], None]) -> Plan:
+def undo(plan: Plan, restore: Callable[[Plan, Provider, snapshots.Snapshot], None]) -> Plan:
     """Take back a growth that did not end; the plan that the lab then has, else `plan`."""
     saved = files.read_json(_file(plan))
     if saved is None:
@@ -133,7 +133,9 @@ def undo(plan: Plan, golden: Golden, restore: Callable[[Plan, Provider, snapshot
         _file(plan).unlink()
         return plan
     old = from_json(saved["plan"])
-    provider = providers.provider(old, golden)
+    # The image that the nodes lie on, which need not be the one that a new lab would get.
+    image = files.read_json(plan.directory / "golden.json")
+    provider = providers.provider(old, Golden(image["name"], image["key"], Path(image["directory"])))
     assert isinstance(provider, Growing)
     with ui.step("taking back the growth that did not end"):
         provider.drop()

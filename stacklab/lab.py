@@ -203,7 +203,7 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
             ui.say(reason)
         packstack.secrets(plan)
         golden = _golden(plan)
-        growth.undo(plan, golden, restore)
+        growth.undo(plan, restore)
         provider = providers.provider(plan, golden)
         todo = stages_of(plan, golden, on_verified)
         found = growth.of(plan, golden, provider, lambda old: stages_of(old, golden, on_verified))
@@ -317,7 +317,7 @@ def _boot(plan: Plan, provider: Provider, stage: str) -> None:
 def reset(plan: Plan, to: str = "") -> None:
     """Bring the state after a stage, or of a named snapshot, back. The default is the deepest stage's."""
     with locked(plan, f"reset --to {to}" if to else "reset"):
-        plan = growth.undo(plan, provider_of(plan).golden, restore)
+        plan = growth.undo(plan, restore)
         provider = provider_of(plan)
         names = [snapshot.name for snapshot in snapshots.listed(plan)]
         if not to:

@@ -65,7 +65,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Nodes:
     def deploy(plan: Plan, installed: Sequence[Node] = ()) -> None:
         made.done.append(f"packstack but {' '.join(node.name for node in installed)}")
 
-    monkeypatch.setattr(providers, "provider", lambda plan, golden: made)
+    def provider(plan: Plan, golden: Golden) -> Nodes:
+        assert golden == GOLDEN, "not the image that the nodes lie on"
+        return made
+
+    monkeypatch.setattr(providers, "provider", provider)
     monkeypatch.setattr(
         remote, "put", lambda plan, node, text, path, mode: made.done.append(f"{node.name}: {path} {mode}")
     )
@@ -262,20 +266,20 @@ def test_a_growth_that_fails_is_taken_back(
         assert stages.progress(plan).working == "growth"
         assert of(plan, machine) is None
     machine.done.clear()
-    old = growth.undo(plan, GOLDEN, restored(machine))
+    old = growth.undo(plan, restored(machine))
     assert [node.name for node in old.topology.nodes] == ["controller", "compute1"]
     assert machine.done == ["drop", "restore before-growth of 2 nodes", "prune but 1"]
     assert stages.progress(plan) == Progress("verified", "verified of 2")
     assert [snapshot.name for snapshot in snapshots.listed(plan)] == ["mine"]
     assert not (plan.directory / "growth.json").exists()
-    assert growth.undo(plan, GOLDEN, restored(machine)) is plan
+    assert growth.undo(plan, restored(machine)) is plan
 
 
 def test_one_that_was_killed_at_its_very_end_is_no_failure(make_plan: Maker, machine: Nodes) -> None:
     plan = grown(make_plan, machine)
     files.write_json(plan.directory / "growth.json", {"plan": lab(make_plan, 1).as_json()})
     machine.done.clear()
-    assert growth.undo(plan, GOLDEN, restored(machine)) is plan
+    assert growth.undo(plan, restored(machine)) is plan
     assert machine.done == []
     assert not (plan.directory / "growth.json").exists()
     assert stages.progress(plan) == Progress("images", "images of 3")
