@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,18 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from stacklab import contract, dib, diskfiles, distributions, files, releases, services, ui, variants
+from stacklab import (
+    contract,
+    dib,
+    diskfiles,
+    distributions,
+    download,
+    files,
+    releases,
+    services,
+    ui,
+    variants,
+)
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.plan import Plan
 
@@ -94,7 +105,7 @@ def spec(
         provider,
         tuple(sorted(set(extras))),
         source,
-        mirror.rstrip("/"),
+        (mirror or download.mirror()).rstrip("/"),
     )
     problems = []
     if found.provider not in row.providers:
@@ -126,10 +137,25 @@ def of(plan: Plan) -> Spec:
 
 
 def wanted(spec: Spec) -> Golden:
-    """The image that the inputs as they are now would give, built or not."""
-    key = files.digest(inputs(spec))[:12]
+    """The image that the inputs as they are now would give, built or not.
+
+    Where `refresh` built one of newer packages, it is that one.
+    """
+    first = _named(spec, files.digest(inputs(spec))[:12])
+    newest = files.read_json(_newest(first))
+    if newest and is_built(found := _named(spec, newest["key"])):
+        return found
+    return first
+
+
+def _named(spec: Spec, key: str) -> Golden:
     name = f"{spec.distribution}-{spec.provider}-{key}"
     return Golden(name, key, files.cache_dir() / "images" / name)
+
+
+def _newest(first: Golden) -> Path:
+    """Where it is noted which image took the place of `first`; labs that run keep their own."""
+    return first.directory.with_name(f".{first.name}.newest.json")
 
 
 def inputs(spec: Spec) -> dict[str, Any]:
@@ -163,21 +189,48 @@ def build(spec: Spec) -> Golden:
     image = wanted(spec)
     if is_built(image):
         return image
+    return _build_once(image, spec)
+
+
+def refresh(spec: Spec) -> Golden:
+    """The golden image of what the repositories have now, built only if they have anything new.
+
+    It gets a name of its own, and `wanted` means it from then on. Raises LabError when a repository
+    does not answer, and as `build` does; then the image that was there stays the one that is wanted.
+    """
+    from stacklab import repositories
+
+    now = repositories.checksums(spec)
+    image = wanted(spec)
+    if is_built(image):
+        known = files.read_json(image.directory / "metadata.json").get("repositories")
+        if known == now:
+            ui.say(f"{image.name}: the repositories have nothing new")
+            return image
+    first = _named(spec, files.digest(inputs(spec))[:12])
+    found = _build_once(_named(spec, files.digest(inputs(spec), now)[:12]), spec, now)
+    files.write_json(_newest(first), {"key": found.key})
+    return found
+
+
+def _build_once(image: Golden, spec: Spec, repositories: Mapping[str, str] | None = None) -> Golden:
     lock = image.directory.with_name(image.name + ".lock")
     with files.lock(lock, f"the golden image {image.name}", wait=BUILD_SECONDS):
         if not is_built(image):
             with ui.step(f"building the golden image {image.name}"):
-                _build(image, spec)
+                _build(image, spec, repositories)
     return image
 
 
-def _build(image: Golden, spec: Spec) -> None:
+def _build(image: Golden, spec: Spec, repositories: Mapping[str, str] | None) -> None:
     work = image.directory.with_name(f".building-{image.name}")
     dib.remove_tree(work)
     work.mkdir(parents=True)
     log = work / "build.log"
     started = time.time()
     log.touch()
+    if repositories is None:
+        repositories = _held_now(spec)
     try:
         about = _builder(spec).make(spec, work, log)
     except BaseException:
@@ -197,6 +250,7 @@ def _build(image: Golden, spec: Spec) -> None:
             "builder": spec.builder,
             "provider": spec.provider,
             "inputs": inputs(spec),
+            **({"repositories": dict(repositories)} if repositories else {}),
             **about,
             "built": int(started),
             "seconds": round(time.time() - started),
@@ -205,6 +259,15 @@ def _build(image: Golden, spec: Spec) -> None:
     dib.remove_tree(work / "tmp")
     dib.remove_tree(image.directory)  # not a whole image, or this build would not run
     work.rename(image.directory)
+
+
+def _held_now(spec: Spec) -> dict[str, str]:
+    """What the repositories hold, for a later `refresh` to compare; nothing where one does not answer."""
+    from stacklab import repositories
+
+    with suppress(LabError):
+        return repositories.checksums(spec)
+    return {}
 
 
 def keeps_contract(problems: Sequence[str]) -> None:

@@ -47,7 +47,7 @@ def make(spec: Spec, work: Path, log: Path) -> dict[str, Any]:
     kind = _kind(spec)
     started = time.time()
     for argv in commands(spec, work / "image"):
-        dib.build(argv, log, _environment(spec, work, log), base.BUILD_SECONDS)
+        dib.build(argv, log, environment(spec, work, log), base.BUILD_SECONDS)
     made = work / f"image.{kind}"
     if not made.is_file():
         raise CommandFailed("diskimage-builder ended well but left no image", hint="see the build log")
@@ -92,7 +92,7 @@ def fixed_environment(spec: Spec) -> dict[str, str]:
     return found
 
 
-def _environment(spec: Spec, work: Path, log: Path) -> dict[str, str]:
+def environment(spec: Spec, work: Path, log: Path) -> dict[str, str]:
     row = distributions.distribution(spec.distribution)
     mirrors = dib.apt_mirrors(row.version)
     if spec.mirror:

@@ -18,6 +18,7 @@ from stacklab.tasks.common import TOPOLOGY, edge
         "services": "for labs with these services or presets, with commas between",
         "mirror": "where the distribution's packages are fetched from; leaves nothing in the image",
         "proxy": "an HTTP proxy for the build; leaves nothing in the image",
+        "refresh": "ask the repositories for news, and build anew if there are any",
         "dry-run": "only show what would be done",
     },
 )
@@ -32,6 +33,7 @@ def build_base(
     services: str = "beginner",
     mirror: str = "",
     proxy: str = "",
+    refresh: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Build the golden image that nodes start from.
@@ -44,13 +46,12 @@ def build_base(
     if proxy:
         download.use_proxy(proxy)
     more = extras(distribution, known(services.split(",")))
-    spec = base.spec(
-        distribution, provider, release, builder, extras=more, source=source, mirror=mirror or c.mirror
-    )
+    spec = base.spec(distribution, provider, release, builder, extras=more, source=source, mirror=mirror)
     if dry_run:
         goldenshow.plan(spec)
         return
-    ui.out(str(base.build(spec).directory))
+    image = base.refresh(spec) if refresh else base.build(spec)
+    ui.out(str(image.directory))
 
 
 @task(name="list")

@@ -7,6 +7,7 @@ it unmodified. It proves nothing about real EL packages, SELinux, dracut or EL's
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import shutil
@@ -17,7 +18,8 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from stacklab import files
+from stacklab import distributions, files, releases
+from stacklab.distributions import Distribution
 
 HERE = Path(__file__).parent / "el"
 RUNTIME = HERE / "container-runtime"
@@ -195,6 +197,24 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         """Where it answers."""
         return f"http://127.0.0.1:{self.server_port}"
+
+
+def row(server: Server) -> Distribution:
+    """rocky-9, with the enabling package from the fixture."""
+    where = f"{server.url}/{REPOSITORIES['extras']}"
+    known = distributions.distribution("rocky-9")
+    return dataclasses.replace(known, environment={"STACKLAB_ENABLING_REPOSITORY": where})
+
+
+def release(server: Server) -> releases.Release:
+    """epoxy, with its repository in the fixture."""
+    url = f"{server.url}/{OPENSTACK}/"
+    return dataclasses.replace(releases.release("epoxy"), repositories={"openstack-epoxy": url})
+
+
+def mirror(server: Server) -> str:
+    """Rocky's mirror, by another name than the OpenStack repository's, which stays in the image."""
+    return f"http://localhost:{server.server_port}/pub/rocky"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ What it shows and what it does not: see elfixture.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import base, contract, diskfiles, distributions, files
+from stacklab import base, contract, diskfiles, distributions, files, goldenshow, releases
 from stacklab.errors import LabError
 from tests.integration import elfixture
 from tests.integration.elfixture import Fixture, Server
@@ -40,18 +39,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fixture, 
 def spec(served: tuple[Fixture, Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[base.Spec]:
     """rocky-9 from the fixture's mirror, in a cache of the module's own."""
     fixture, server = served
-    row = distributions.distribution("rocky-9")
-    own = dataclasses.replace(
-        row, environment={"STACKLAB_ENABLING_REPOSITORY": f"{server.url}/{elfixture.REPOSITORIES['extras']}"}
-    )
-    real = distributions.distribution
+    own, release = elfixture.row(server), elfixture.release(server)
+    known, known_release = distributions.distribution, releases.release
     with pytest.MonkeyPatch.context() as patch:
         for name, value in fixture.environment().items():
             patch.setenv(name, value)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(distributions, "distribution", lambda name: own if name == "rocky-9" else real(name))
-        # By another name than the OpenStack repository, which stays in the image.
-        yield base.spec("rocky-9", "libvirt", mirror=f"http://localhost:{server.server_port}/pub/rocky")
+        patch.setattr(distributions, "distribution", lambda name: own if name == "rocky-9" else known(name))
+        patch.setattr(releases, "release", lambda name: release if name == "epoxy" else known_release(name))
+        yield base.spec("rocky-9", "libvirt", mirror=elfixture.mirror(server))
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +120,30 @@ def test_it_is_there_at_once_the_second_time(image: base.Golden, spec: base.Spec
     start = time.monotonic()
     assert base.build(spec) == image
     assert time.monotonic() - start < 1
+
+
+def test_it_boots(image: base.Golden) -> None:
+    """With a seed as labs make it: the repositories' kernel, chronyd, a login by ssh, a grown root."""
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("qemu-system-x86_64 is not installed")
+    report = goldenshow.verify(image, boot=True)
+    assert report["kernel"] == files.read_json(image.directory / "metadata.json")["kernel"]
+
+
+def test_only_news_are_built(
+    image: base.Golden, spec: base.Spec, served: tuple[Fixture, Server], tmp_path: Path
+) -> None:
+    fixture, _ = served
+    assert base.refresh(spec) == image
+    fixture.kernel(3)
+    fixture.index()
+    newer = base.refresh(spec)
+    try:
+        assert newer != image and base.wanted(spec) == newer
+        assert goldenshow.difference(image, newer) == [("kernel", "0:6.1.0-2.el9", "0:6.1.0-3.el9")]
+    finally:
+        next(fixture.repository["BaseOS"].glob("kernel-6.1.0-3.*")).unlink()
+        fixture.index()
 
 
 def no_newer_kernel(fixture: Fixture) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import base, contract, files, goldendib, releases
+from stacklab import base, contract, files, goldendib, releases, repositories
 from stacklab.errors import CommandFailed, InvalidInput, LabError
 from stacklab.run import Result, run
 
@@ -181,6 +181,7 @@ class Dib:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.then = ""
+        self.held = {"dists/bookworm/InRelease": "0" * 64}
 
     def commands(self, spec: base.Spec, out: Path) -> list[list[str]]:
         script = self.place / "disk-image-create"
@@ -213,6 +214,7 @@ def dib(
     monkeypatch.setattr(goldendib, "commands", fake.commands)
     (place / "bin").mkdir()
     fake.apt_get("exit 1")
+    monkeypatch.setattr(repositories, "checksums", lambda spec: dict(fake.held))
     monkeypatch.setenv("PATH", f"{place}/bin", prepend=":")
     wheel = files.cache_dir() / "wheels" / "packstack-21.0.1-py3-none-any.whl"
     files.write(wheel, "a wheel")
@@ -341,6 +343,44 @@ def test_what_a_kill_left_is_not_built_upon(dib: Dib) -> None:
     assert base.build(SPEC) == image
     assert not (image.rootfs / "rubbish").exists()
     assert images() == {image.name}
+
+
+def test_nothing_new_is_not_built(dib: Dib) -> None:
+    image = base.build(SPEC)
+    assert base.refresh(SPEC) == image
+    assert len(dib.calls) == 1
+
+
+def test_news_make_an_image_of_their_own(dib: Dib) -> None:
+    old = base.build(SPEC)
+    dib.held["dists/bookworm/InRelease"] = "1" * 64
+    new = base.refresh(SPEC)
+    assert new.key != old.key and base.is_built(old)  # a lab may stand on it
+    assert base.wanted(SPEC) == base.build(SPEC) == base.refresh(SPEC) == new
+    assert len(dib.calls) == 2
+    assert files.read_json(new.directory / "metadata.json")["repositories"] == dib.held
+    dib.held["dists/bookworm/InRelease"] = "2" * 64
+    assert base.refresh(SPEC) not in (old, new)
+
+
+def test_news_that_cannot_be_built_change_nothing(dib: Dib) -> None:
+    old = base.build(SPEC)
+    dib.held["dists/bookworm/InRelease"] = "1" * 64
+    dib.then = "exit 1"
+    with pytest.raises(CommandFailed):
+        base.refresh(SPEC)
+    assert base.wanted(SPEC) == old
+
+
+def test_a_repository_that_does_not_answer(dib: Dib, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(spec: base.Spec) -> dict[str, str]:
+        raise LabError("it does not answer")
+
+    monkeypatch.setattr(repositories, "checksums", fail)
+    image = base.build(SPEC)  # which can do without
+    assert "repositories" not in files.read_json(image.directory / "metadata.json")
+    with pytest.raises(LabError, match="does not answer"):
+        base.refresh(SPEC)
 
 
 def test_two_builds_at_once_are_one(dib: Dib) -> None:
