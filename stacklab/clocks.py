@@ -10,12 +10,17 @@ from stacklab.model import Node
 from stacklab.plan import Plan
 
 
-def step(plan: Plan) -> None:
-    """Set the clocks of all nodes, which answer ssh, to this host's, and chrony in step again."""
+def step(plan: Plan, are_set: bool = False) -> None:
+    """Set the clocks of all nodes, which answer ssh, to this host's, and chrony in step again.
+
+    A clock is late by what ssh takes to log in. Where the provider has a quicker way it
+    sets them itself: then `are_set`, and only chrony is told.
+    """
     log = plan.directory / "logs" / "nodes.log"
 
     def one(node: Node) -> None:
-        remote.script(plan, node, "step-clock", f"{time.time():.3f}", log=log)
+        now = "-" if are_set else f"{time.time():.3f}"
+        remote.script(plan, node, "step-clock", now, log=log)
 
     with ThreadPoolExecutor(len(plan.topology.nodes)) as pool:
         list(pool.map(one, plan.topology.nodes))

@@ -19,6 +19,7 @@ from stacklab import (
     files,
     glance,
     growth,
+    guestbuild,
     guests,
     interrupts,
     namespace,
@@ -267,7 +268,10 @@ def _deploy(plan: Plan) -> None:
 def upload_probe(plan: Plan, golden: Golden) -> None:
     """Build the probe guest if need be and put it into Glance."""
     log = plan.directory / "logs" / "images.log"
-    image = guests.build_probe(golden.rootfs, files.cache_dir(), log, inputs=golden.key)
+    if golden.rootfs.is_dir():
+        image = guests.build_probe(golden.rootfs, files.cache_dir(), log, inputs=golden.key)
+    else:
+        (image,) = guestbuild.build(guests.probe_entry())  # a disk has no tree to take its kernel from
     with namespace.entered(plan):
         done = glance.upload(cloud.image_adapter(plan), image, visibility="public", deadline=600)
     ui.say(f"image {image.name} ({image.size // 1024} KiB): {done.status}")

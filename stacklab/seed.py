@@ -110,6 +110,11 @@ def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple
             "HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\nUseDNS no\n",
             0o644,
         ),
+        # The host key is here: no others have to be drawn, which takes a minute on an emulated node.
+        "etc/systemd/system/ssh-keygen.service.d/10-stacklab.conf": (
+            "[Unit]\nConditionPathExists=!/etc/ssh/ssh_host_ed25519_key\n",
+            0o644,
+        ),
         _CHRONY[family]: (_chrony(plan, node), 0o644),
         "root/.ssh/authorized_keys": (public, 0o600),
         **_clear_ports(family),

@@ -94,7 +94,8 @@ class Daemon:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
             end = time.monotonic() + 20
-            while self.pid() is not None and time.monotonic() < end:
+            # Its pid file goes first, the process only then.
+            while Path(f"/proc/{pid}/exe").exists() and time.monotonic() < end:
                 time.sleep(0.1)
         shutil.rmtree(self.sockets, ignore_errors=True)
         with suppress(OSError):

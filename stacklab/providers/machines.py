@@ -159,7 +159,11 @@ class Machines(ABC):
         if paused or off:
             remote.wait_for_ssh(self.plan, BOOT_SECONDS[self.plan.emulated])
         if paused:
-            clocks.step(self.plan)
+            self.step_clocks()
+
+    def step_clocks(self) -> None:
+        """Give nodes that stood still today's time."""
+        clocks.step(self.plan)
 
     def stop(self) -> None:
         """Shut all nodes down cleanly, at once; those that take too long are killed."""
@@ -178,7 +182,7 @@ class Machines(ABC):
         with self._paused() as up:
             payload = self.keep(uuid.uuid4().hex[:12])
         if up:
-            clocks.step(self.plan)
+            self.step_clocks()
         return payload
 
     def parts(self, payload: dict[str, Any]) -> list[Path]:

@@ -40,6 +40,9 @@ def act(state: dict[str, Any], words: list[str]) -> str:  # noqa: PLR0912, PLR09
             need(domains[name]["state"] == before, f"cannot {command}: it is {domains[name]['state']}")
             need(all(networks.values()), "a network is not active")
             domains[name]["state"] = after
+        case ["domtime", name, "--now"]:
+            need(domains[name]["state"] == "running", "domain is not running")
+            need(not domains[name].get("agentless"), "guest agent is not responding")
         case ["shutdown", name]:
             need(domains[name]["state"] == "running", "domain is not running")
             if not domains[name].get("deaf"):

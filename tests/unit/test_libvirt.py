@@ -38,7 +38,9 @@ def lab(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Li
     monkeypatch.setattr(libvirt, "_SYSTEM_IMAGES", tmp_path / "images")
     steps: list[str] = []
     monkeypatch.setattr(remote, "wait_for_ssh", lambda plan, deadline: steps.append(f"ssh {deadline}"))
-    monkeypatch.setattr(clocks, "step", lambda plan: steps.append("clocks"))
+    monkeypatch.setattr(
+        clocks, "step", lambda plan, are_set: steps.append("clocks" if are_set else "clocks by ssh")
+    )
     made = providers.provider(plan, Golden("g", "1", tmp_path))
     assert isinstance(made, Libvirt)
     made.images.mkdir(parents=True)
@@ -72,7 +74,8 @@ def change(fake: Fake, **values: Any) -> None:
 def acts(fake: Fake) -> list[str]:
     """The commands that change something."""
     names = (call.split()[3] for call in fake.calls())
-    return [name for name in names if name not in ("list", "net-list", "snapshot-list", "dumpxml")]
+    asking = ("list", "net-list", "snapshot-list", "dumpxml", "domtime")
+    return [name for name in names if name not in asking]
 
 
 def test_all_nodes_stand_still_for_a_capture(lab: tuple[Libvirt, Fake, list[str]]) -> None:
@@ -81,6 +84,13 @@ def test_all_nodes_stand_still_for_a_capture(lab: tuple[Libvirt, Fake, list[str]
     assert acts(fake) == ["suspend"] * 2 + ["snapshot-create-as"] * 2 + ["resume"] * 2
     assert payload["kind"] == "memory" and states(fake) == ["running"] * 2
     assert steps == ["clocks"]
+
+
+def test_clocks_by_ssh_where_an_agent_does_not_answer(lab: tuple[Libvirt, Fake, list[str]]) -> None:
+    provider, fake, steps = lab
+    change(fake, agentless=True)
+    provider.capture()
+    assert steps == ["clocks by ssh"]
 
 
 def test_none_runs_before_all_are_back(lab: tuple[Libvirt, Fake, list[str]]) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from stacklab import clocks, files, providers, remote
+from stacklab import archive, clocks, files, providers, remote
 from stacklab.base import Golden
-from stacklab.errors import CommandFailed
+from stacklab.errors import CommandFailed, LabError
 from stacklab.plan import Plan
 from stacklab.providers import machines
 from stacklab.providers.virtualbox import VirtualBox
@@ -193,3 +193,12 @@ def test_settings_of_networks(two_node: Plan, tmp_path: Path, make_plan: Callabl
     assert (provider["address"], provider["host"]) == ("203.0.113.2", "203.0.113.1")
     assert management["netmask"] == provider["netmask"] == "255.255.255.0"
     assert management["mac"] != provider["mac"]
+
+
+def test_a_lab_of_virtual_machines_is_not_exported(
+    virtualbox: tuple[VirtualBox, Fake], tmp_path: Path
+) -> None:
+    provider, _ = virtualbox
+    with pytest.raises(LabError, match="inside its nodes' disks"):
+        archive.export(provider.plan, provider.golden, (), tmp_path / "lab.tar", with_image=False)
+    assert not (tmp_path / "lab.tar").exists()

@@ -23,6 +23,7 @@ HOSTS = (
 BOTH = {
     "etc/hostname": 0o644,
     "etc/systemd/system/stacklab-clear-ports.service": 0o644,
+    "etc/systemd/system/ssh-keygen.service.d/10-stacklab.conf": 0o644,
     "usr/local/lib/stacklab/clear-ports": 0o755,
     "etc/machine-id": 0o444,
     "etc/hosts": 0o644,
