@@ -71,6 +71,15 @@ def apt_mirrors(codename: str) -> tuple[str, str]:
     return sites.get(codename, ""), sites.get(f"{codename}-security", "")
 
 
+def apt_sources(codename: str, mirrors: tuple[str, str]) -> str:
+    """The lines of a sources.list with the (archive, security) mirrors, bars between them; '' for none."""
+    archive, security = mirrors
+    if not archive:
+        return ""
+    lines = [f"deb {archive} {suite} main" for suite in (codename, f"{codename}-updates")]
+    return "|".join([*lines, f"deb {security} {codename}-security main"] if security else lines)
+
+
 def has_device_mapper() -> bool:
     """Whether dib's own partitioning (kpartx) can work here: the device opens, not only exists."""
     try:

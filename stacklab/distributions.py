@@ -23,8 +23,9 @@ class Distribution:
     default OpenStack release, `network` the service that configures a node's interfaces. The
     first of `builders` is the default; `network_agents`, where there are any, are those of a
     release's that work there. `elements` are diskimage-builder's, in order;
-    `providers` has those that each provider adds. `archive` and `security` are the roots of the
-    public archives, and `indexes` the paths below them of what names all their packages.
+    `providers` has those that each provider adds. `archive` is the root of the public archive, empty for
+    Debian, whose mirror is the build host's; `indexes` are the paths below it, and below that of
+    the security archive, of what names all their packages.
     """
 
     name: str
@@ -38,7 +39,6 @@ class Distribution:
     environment: Mapping[str, str]
     providers: Mapping[str, tuple[str, ...]]
     archive: str
-    security: str
     indexes: Mapping[str, tuple[str, ...]]
     network_agents: tuple[str, ...]
 
@@ -66,9 +66,8 @@ def distribution(name: str) -> Distribution:
         builders=tuple(row["builders"]),
         elements=tuple(row["elements"]),
         environment=row.get("environment", {}),
-        archive=row["archive"],
-        security=row.get("security", ""),
-        indexes={key: tuple(paths) for key, paths in row["indexes"].items()},
+        archive=row.get("archive", ""),
+        indexes={key: tuple(paths) for key, paths in row.get("indexes", {}).items()},
         providers={key: tuple(elements) for key, elements in row["providers"].items()},
         network_agents=tuple(row.get("network_agents", ())),
     )

@@ -95,15 +95,24 @@ def fixed_environment(spec: Spec) -> dict[str, str]:
 def environment(spec: Spec, work: Path, log: Path) -> dict[str, str]:
     row = distributions.distribution(spec.distribution)
     mirrors = dib.apt_mirrors(row.version)
+    own = image_sources(spec)
     if spec.mirror:
         # As mirrors of Debian lay their two archives out; EL's needs only the first.
         mirrors = (spec.mirror, f"{spec.mirror}-security" if row.family == "debian" else "")
-    found = dib.environment(work, fixed_environment(spec), mirrors)
+    found = dib.environment(work, {**fixed_environment(spec), **own}, mirrors)
     if _kind(spec) == "raw":
         found |= dib.block_device()
     if row.family == "debian":
         found["STACKLAB_PACKSTACK_WHEEL"] = str(wheel(releases.release(spec.release), log))
     return found
+
+
+def image_sources(spec: Spec) -> dict[str, str]:
+    """What tells the element stacklab-golden the package sources of a Debian image."""
+    row = distributions.distribution(spec.distribution)
+    sources = dib.apt_sources(row.version, dib.apt_mirrors(row.version))
+    keep = row.family != "debian" or not (sources or spec.mirror)
+    return {} if keep else {"STACKLAB_APT": sources}
 
 
 def wheel(release: releases.Release, log: Path) -> Path:

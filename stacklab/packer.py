@@ -110,6 +110,7 @@ def variables(spec: Spec, source: Fetched, place: Path, log: Path) -> dict[str, 
     key, public = access.make_key(place / "access")
     environment = {
         **goldendib.fixed_environment(spec),
+        **goldendib.image_sources(spec),
         "DIB_INIT_SYSTEM": "systemd",
         "DIB_MANIFEST_IMAGE_DIR": "/etc/dib-manifests",
         "DISTRO_NAME": row.name.split("-")[0],
@@ -240,10 +241,8 @@ def _network(codename: str, mirror: str = "") -> dict[str, str]:
     if mirror:
         found["STACKLAB_MIRROR"] = mirror
     archive, security = (mirror, f"{mirror}-security") if mirror else dib.apt_mirrors(codename)
-    if archive:
-        lines = [f"deb {archive} {suite} main" for suite in (codename, f"{codename}-updates")]
-        lines += [f"deb {security} {codename}-security main"] if security else []
-        found["STACKLAB_SOURCES"] = "|".join(lines)
+    if sources := dib.apt_sources(codename, (archive, security)):
+        found["STACKLAB_SOURCES"] = sources
     hosts = {urlsplit(url).hostname for url in (archive, security, found.get("http_proxy", ""))} - {None, ""}
     # What only this host's own table says, no name server would tell the machine.
     table = [

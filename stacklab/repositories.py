@@ -15,14 +15,23 @@ from stacklab.errors import LabError
 
 
 def indexes(spec: Spec) -> dict[str, str]:
-    """The address of each repository's index, by a name that is the same whichever mirror serves it."""
+    """The address of each repository's index, by a name that is the same whichever mirror serves it.
+
+    Raises LabError for Debian on a host whose apt knows no mirror of it, where none is given either.
+    """
     row = distributions.distribution(spec.distribution)
     archive, security = dib.apt_mirrors(row.version) if row.family == "debian" else ("", "")
     if spec.mirror:
         archive, security = spec.mirror, f"{spec.mirror}-security"
-    roots = {"archive": archive or row.archive, "security": security or row.security}
+    archive = archive or row.archive
+    if row.indexes and not archive:
+        raise LabError(f"this host's apt has no mirror of {row.title}", hint="say which: --mirror URL")
+    roots = {"archive": archive, "security": security}
     found = {
-        path: f"{roots[kind].rstrip('/')}/{path}" for kind, paths in row.indexes.items() for path in paths
+        path: f"{root.rstrip('/')}/{path}"
+        for kind, root in roots.items()
+        if root
+        for path in row.indexes.get(kind, ())
     }
     if row.family == "el":
         for name, url in releases.release(spec.release).repositories.items():

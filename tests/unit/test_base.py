@@ -66,6 +66,21 @@ def test_a_mirror_reaches_the_build(dib: Dib, tmp_path: Path) -> None:
     ]
 
 
+def test_the_image_has_the_hosts_package_sources(
+    dib: Dib, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mirror is the build's alone."""
+    mirrors = ("http://own.example/debian/", "http://own.example/s/")
+    monkeypatch.setattr("stacklab.dib.apt_mirrors", lambda codename: mirrors)
+    dib.then = f'echo "$STACKLAB_APT" >{tmp_path}/sources'
+    base.build(base.spec("debian-12", "lxc", mirror="http://mirror.example/debian/"))
+    assert (tmp_path / "sources").read_text().strip().split("|") == [
+        "deb http://own.example/debian/ bookworm main",
+        "deb http://own.example/debian/ bookworm-updates main",
+        "deb http://own.example/s/ bookworm-security main",
+    ]
+
+
 def test_an_image_that_names_the_mirror_gets_no_name(dib: Dib) -> None:
     files.write(dib.place / "rootfs/etc/apt/sources.list", "deb http://mirror.example/debian bookworm main\n")
     with pytest.raises(LabError, match=r"sources\.list names mirror\.example"):

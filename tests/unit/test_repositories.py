@@ -65,11 +65,19 @@ def test_every_repository_that_does_not_answer_is_named(spec: base.Spec, tmp_pat
 
 def test_debian_is_asked_where_the_build_has_its_packages_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STACKLAB_MIRROR", raising=False)
-    monkeypatch.setattr(dib, "apt_mirrors", lambda codename: ("http://a.example/debian/", ""))
+    monkeypatch.setattr(
+        dib, "apt_mirrors", lambda codename: ("http://a.example/debian/", "http://s.example/s")
+    )
     found = repositories.indexes(base.spec("debian-12", "lxc"))
     assert found["dists/bookworm/InRelease"] == "http://a.example/debian/dists/bookworm/InRelease"
-    assert found["dists/bookworm-security/InRelease"].startswith("http://security.debian.org/")
+    assert (
+        found["dists/bookworm-security/InRelease"] == "http://s.example/s/dists/bookworm-security/InRelease"
+    )
     mirrored = repositories.indexes(base.spec("debian-12", "lxc", mirror="http://m.example/debian"))
     assert mirrored["dists/bookworm-security/InRelease"] == (
         "http://m.example/debian-security/dists/bookworm-security/InRelease"
     )
+    monkeypatch.setattr(dib, "apt_mirrors", lambda codename: ("", ""))
+    with pytest.raises(LabError, match="no mirror") as caught:
+        repositories.indexes(base.spec("debian-12", "lxc"))
+    assert "--mirror" in caught.value.hint
