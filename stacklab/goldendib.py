@@ -55,9 +55,8 @@ def make(spec: Spec, work: Path, log: Path) -> dict[str, Any]:
         return base.take_disk(made, work, spec.provider, log, base.hosts_of_build(spec))
     rootfs = work / "rootfs"
     with ui.step("unpacking it"):
-        _unpack(made, rootfs, log)
+        epoch = unpack(made, rootfs, started, log)
         made.unlink()
-        epoch = normalise.tree(rootfs, started)
     if spec.provider == "lxc":
         with ui.step("checking it against the contract"):
             base.keeps_contract(contract.check(rootfs, spec.provider, base.hosts_of_build(spec)))
@@ -137,8 +136,12 @@ def wheel(release: releases.Release, log: Path) -> Path:
     return sorted(place.glob(f"packstack-{release.packstack}-*.whl"))[0]
 
 
-def _unpack(archive: Path, rootfs: Path, log: Path) -> None:
-    """Unpack the image; owners, modes and file capabilities are kept."""
+def unpack(archive: Path, rootfs: Path, started: float, log: Path) -> int:
+    """Unpack the image and normalise its tree; owners, modes and file capabilities are kept.
+
+    The build began at `started`, in seconds since 1970. Returns what `normalise.tree` does.
+    """
     rootfs.mkdir()
     words = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", rootfs, "-f", archive)
     run(["tar", "-x", *words], log=log, timeout=1800, hint="is the disk full?")
+    return normalise.tree(rootfs, started)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+import time
 from pathlib import Path
 
-from stacklab import assemble, dib, files, goldendib, plan, topology
+from stacklab import assemble, dib, files, goldendib, normalise, plan, topology
 from stacklab.base import Golden
 from stacklab.plan import Plan
 from stacklab.run import run
@@ -18,7 +19,7 @@ FIXED = {"DIB_RELEASE": "bookworm", "DIB_DEBUG_TRACE": "0", "DIB_APT_MINIMAL_CRE
 def image() -> Golden:
     """The nodes' image, by dib and stacklab's own assembly; in the cache by the digest of its elements."""
     digests = dib.element_digests(ELEMENTS)
-    key = files.digest(digests, FIXED, assemble.VERSION)[:12]
+    key = files.digest(digests, FIXED, assemble.VERSION, normalise.VERSION)[:12]
     name = f"small-libvirt-{key}"
     place = files.cache_dir() / "tests" / name
     if not (place / "metadata.json").is_file():
@@ -34,14 +35,15 @@ def _build(place: Path) -> None:
     dib.remove_tree(place)
     tree = work / "tree"
     work.mkdir(parents=True)
+    started = time.time()
     log = work / "build.log"
     environment = dib.environment(work, FIXED, dib.apt_mirrors("bookworm"))
     # Not the shared one: apt does not wait for the lock of another build there.
     environment["DIB_IMAGE_CACHE"] = str(work / "tmp" / "cache")
     run(dib.argv(ELEMENTS, "tar", work / "image"), log=log, env=environment, timeout=1800)
-    goldendib._unpack(work / "image.tar", tree, log)
+    epoch = goldendib.unpack(work / "image.tar", tree, started, log)
     raw = work / "disk.raw"
-    assemble.disk(tree, raw, 1735689600, log)
+    assemble.disk(tree, raw, epoch, log)
     disk = work / "disk.qcow2"
     run(["qemu-img", "convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd", raw, disk], log=log)
     told = subprocess.run(["sha256sum", disk], check=True, capture_output=True, text=True).stdout
