@@ -59,10 +59,13 @@ class Key:
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Key, Key]:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Key, Key]]:
     """The publisher's key and somebody else's."""
     place = tmp_path_factory.mktemp("k")  # gpg-agent's socket has to fit into 108 bytes
-    return Key.make(place / "publisher"), Key.make(place / "other")
+    made = Key.make(place / "publisher"), Key.make(place / "other")
+    yield made
+    for key in made:
+        subprocess.run(["gpgconf", "--homedir", key.home, "--kill", "all"], check=True)
 
 
 @pytest.fixture
