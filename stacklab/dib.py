@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 
@@ -140,9 +141,10 @@ _FAULT = re.compile(
 
 
 def build(argv: Sequence[str], log: Path, environment: Mapping[str, str], timeout: float) -> None:
-    """Run a build to its end. Raises CommandFailed with the lines in which its programs name faults.
+    """Run a build to its end, after those that use the same cache of packages: apt does not wait there.
 
-    dib's own last lines only say what it unmounts.
+    `timeout` in seconds is for each, the waiting and the build. Raises CommandFailed with the lines
+    in which its programs name faults: dib's own last lines only say what it unmounts.
     """
     faults: list[str] = []
     follow = 0
@@ -160,8 +162,15 @@ def build(argv: Sequence[str], log: Path, environment: Mapping[str, str], timeou
             follow -= 1
             faults.append(text.rstrip())
 
+    cache = environment.get("DIB_IMAGE_CACHE")
+    waits = (
+        files.lock(Path(cache) / "stacklab.lock", "the cache of packages", timeout)
+        if cache
+        else nullcontext()
+    )
     try:
-        run(argv, log=log, env=environment, timeout=timeout, each_line=look)
+        with waits:
+            run(argv, log=log, env=environment, timeout=timeout, each_line=look)
     except CommandFailed as error:
         if not faults:
             raise

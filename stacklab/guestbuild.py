@@ -18,7 +18,6 @@ from stacklab import base, contract, dib, download, files, guestboot, guestcontr
 from stacklab.catalogue import UPLOAD_ONLY, Entry
 from stacklab.errors import LabError
 from stacklab.guests import GuestImage
-from stacklab.run import run
 
 BUILD_SECONDS = 3600
 FETCH_SECONDS = 4 * 3600
@@ -207,14 +206,8 @@ def _origin(entry: Entry, stem: str, work: Path, log: Path) -> tuple[str, Path, 
 def _build(entry: Entry, stem: str, work: Path, log: Path) -> str:
     """Have dib make work/image.raw, check it, keep its list of packages; the kernel that is to boot."""
     mirrors = dib.apt_mirrors(entry.environment.get("DIB_RELEASE", ""))
-    run(
-        dib.argv(entry.elements, "raw", work / "image"),
-        log=log,
-        env={**dib.environment(work, _FIXED, mirrors), **dib.block_device(), **entry.environment},
-        timeout=BUILD_SECONDS,
-        each_line=dib.progress,
-        hint="the first error is the one to look at; the same command starts the build anew",
-    )
+    environment = {**dib.environment(work, _FIXED, mirrors), **dib.block_device(), **entry.environment}
+    dib.build(dib.argv(entry.elements, "raw", work / "image"), log, environment, BUILD_SECONDS)
     image, tree = work / "image.raw", work / "tree"
     if not image.is_file():
         raise LabError("diskimage-builder ended well but left no image", hint=f"see {log}")

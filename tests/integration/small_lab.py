@@ -38,9 +38,7 @@ def _build(place: Path) -> None:
     started = time.time()
     log = work / "build.log"
     environment = dib.environment(work, FIXED, dib.apt_mirrors("bookworm"))
-    # Not the shared one: apt does not wait for the lock of another build there.
-    environment["DIB_IMAGE_CACHE"] = str(work / "tmp" / "cache")
-    run(dib.argv(ELEMENTS, "tar", work / "image"), log=log, env=environment, timeout=1800)
+    dib.build(dib.argv(ELEMENTS, "tar", work / "image"), log, environment, 1800)
     epoch = goldendib.unpack(work / "image.tar", tree, started, log)
     raw = work / "disk.raw"
     assemble.disk(tree, raw, epoch, log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def test_a_failed_build_says_what_its_programs_said(tmp_path: Path) -> None:
     )
     with pytest.raises(CommandFailed, match="ended with exit code 3"):
         dib.build(["sh", "-c", "exit 3"], tmp_path / "log", {}, 60)
+
+
+def test_builds_of_one_cache_wait_for_each_other(tmp_path: Path) -> None:
+    argv = ["sh", "-c", f"mkdir {tmp_path}/busy && sleep 0.2 && rmdir {tmp_path}/busy"]
+
+    def build(number: int) -> None:
+        dib.build(argv, tmp_path / f"log{number}", {"DIB_IMAGE_CACHE": str(tmp_path / "cache")}, 60)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(build, range(3)))
 
 
 LAYOUT = {

@@ -192,7 +192,7 @@ def test_the_name_changes_with_what_decides(
 @pytest.mark.parametrize(
     ("then", "message"),
     [
-        ("echo E: no space; exit 2", "ended with exit code 2"),
+        ("echo E: no space; exit 2", r"failed:\n +E: no space"),
         ("exit 0", "ended well but left no image"),
         ('head -c 100000 /dev/urandom >"$1.raw"; exit 0', "sfdisk"),
     ],
