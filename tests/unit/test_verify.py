@@ -260,7 +260,8 @@ class Dashboard(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.endswith("/project/instances/"):
-            self._send(200, "stacklab-verify-tenant" if "sessionid=in" in self._cookies() else "log in first")
+            page = '<a href="/horizon/auth/logout/">stacklab-verify-tenant'
+            self._send(200, page if "sessionid=in" in self._cookies() else "log in first")
         else:
             form = '<input type="hidden" name="csrfmiddlewaretoken" value="t0k3n">'
             self._send(200, form, ("Set-Cookie", "csrftoken=t0k3n; Path=/"))
@@ -271,7 +272,9 @@ class Dashboard(BaseHTTPRequestHandler):
         assert sent["csrfmiddlewaretoken"] == ["t0k3n"]
         right = sent["username"] == ["demo"] and sent["password"] == ["right"]
         cookie = ("Set-Cookie", f"sessionid={'in' if right else 'out'}; Path=/")
-        self._send(200, '<a href="/dashboard/auth/logout/">' if right else "Invalid credentials.", cookie)
+        # As Debian's does: to a page that is not there.
+        elsewhere = ("Location", "/horizon/")
+        self._send(302 if right else 200, "", cookie, *([elsewhere] if right else []))
 
     def _cookies(self) -> str:
         return self.headers.get("Cookie", "")
