@@ -377,7 +377,8 @@ def down(name: str) -> None:
 def _remove_empty() -> None:
     """Directories and the mount that the last lab leaves behind."""
     netns = Path("/run/netns")
-    if netns.is_mount() and not any(netns.iterdir()):
+    if netns.is_dir() and not any(netns.iterdir()):
+        # ip mounts it onto itself, which Python's own ismount does not see where /run is no tmpfs.
         run(["umount", netns], check=False)
     for path in (
         netns,
