@@ -237,9 +237,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(("version", "plugins"), [("1.6.6", False), ("1.7.0", True), ("1.11.2", True)])
 def test_plugins_are_installed_where_packer_wants_them(version: str, plugins: bool, fake: Any) -> None:
     fake(version)
-    found = packer.commands(spec("debian-12"), Path("/work/tmp/out"))
+    found = packer.commands(spec("debian-12"), Path("/a/place/out"))
     assert [argv[1] for argv in found] == (["init", "build"] if plugins else ["build"])
-    assert "-only=qemu.golden" in found[-1] and "-var-file=/work/tmp/golden.pkrvars.json" in found[-1]
+    assert "-only=qemu.golden" in found[-1] and "-var-file=/a/place/golden.pkrvars.json" in found[-1]
 
 
 def test_a_failed_build_leaves_its_log_alone(fake: Any, tmp_path: Path, cache: Path) -> None:
