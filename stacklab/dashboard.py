@@ -116,7 +116,7 @@ def forwarded(plan: Plan, port: int = 0) -> Iterator[str]:
         for server in servers:
             threading.Thread(target=server.serve_forever, args=(0.2,), daemon=True).start()
     try:
-        yield f"http://{HOST}:{pages.server_address[1]}/dashboard/"
+        yield f"http://{HOST}:{pages.server_address[1]}{plan.dashboard}/"
     finally:
         for server in servers:
             server.shutdown()

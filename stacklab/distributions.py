@@ -23,6 +23,7 @@ class Distribution:
     default OpenStack release, `network` the service that configures a node's interfaces. The
     first of `builders` is the default; `network_agents`, where there are any, are those of a
     release's that work there. `elements` are diskimage-builder's, in order;
+    `dashboard` is the path below which Horizon's packages are built to be served.
     `providers` has those that each provider adds. `archive` is the root of the public archive, empty for
     Debian, whose mirror is the build host's; `indexes` are the paths below it, and below that of
     the security archive, of what names all their packages.
@@ -41,6 +42,7 @@ class Distribution:
     archive: str
     indexes: Mapping[str, tuple[str, ...]]
     network_agents: tuple[str, ...]
+    dashboard: str
 
 
 @cache
@@ -70,4 +72,5 @@ def distribution(name: str) -> Distribution:
         indexes={key: tuple(paths) for key, paths in row.get("indexes", {}).items()},
         providers={key: tuple(elements) for key, elements in row["providers"].items()},
         network_agents=tuple(row.get("network_agents", ())),
+        dashboard=row.get("dashboard", "/dashboard"),
     )

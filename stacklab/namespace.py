@@ -129,6 +129,11 @@ def entered(plan: Plan) -> Iterator[None]:
         os.close(home)
 
 
+def ping(address: str) -> bool:
+    """Whether an address answers one ping, from where the main thread is."""
+    return run(["ping", "-q", "-c", "1", "-W", "2", address], check=False, timeout=10).code == 0
+
+
 def _setns(descriptor: int) -> None:
     if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()

@@ -63,6 +63,11 @@ class Plan:
         """Whether tunnels between nodes have a network of their own, and the nodes a third NIC on it."""
         return self.datapath == "netdev"
 
+    @property
+    def dashboard(self) -> str:
+        """The path of Horizon on the controller."""
+        return distributions.distribution(self.distribution).dashboard
+
     def as_json(self) -> dict[str, Any]:
         """The plan as plain values, for plan.json."""
         return asdict(self)

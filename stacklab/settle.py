@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from stacklab import cloud, namespace, remote, services, ui
@@ -88,9 +89,8 @@ def _api(plan: Plan, name: str) -> str:
 
     session = requests.Session()
     session.trust_env = False
-    answer = session.get(
-        f"http://{plan.topology.controller.management}{services.table()[name].api}", timeout=10
-    )
+    place = services.table()[name].api.format(dashboard=plan.dashboard)
+    answer = session.get(f"http://{plan.topology.controller.management}{place}", timeout=10)
     return "" if answer.status_code < 400 else f"answers {answer.status_code}"
 
 
@@ -121,7 +121,20 @@ def _agents(plan: Plan, connection: Any, since: datetime | None) -> str:
     ]
     registered = {(agent.binary, agent.host) for agent in agents}
     down += [f"{binary} on {host} (not registered)" for binary, host in sorted(_expected(plan) - registered)]
-    return f"down: {', '.join(down)}" if down else ""
+    return f"down: {', '.join(down)}" if down else _unwired(plan, connection)
+
+
+def _unwired(plan: Plan, connection: Any) -> str:
+    """What Neutron itself has on the provider network: an agent reports before it has wired anything."""
+    provider = ip_network(plan.topology.provider_network.cidr)
+    silent = [
+        f"{address} ({owner})"
+        for owner in ("network:dhcp", "network:router_gateway")
+        for port in connection.network.ports(device_owner=owner)
+        for fixed in port.fixed_ips
+        if ip_address(address := fixed["ip_address"]) in provider and not namespace.ping(address)
+    ]
+    return f"no ping: {', '.join(silent)}" if silent else ""
 
 
 def _expected(plan: Plan) -> set[tuple[str, str]]:

@@ -6,9 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stacklab import cloud, ui
+from stacklab import cloud, namespace, settle, ui
 from stacklab.errors import NotHealthy
-from stacklab.run import run
 from stacklab.verify.context import PREFIX, Context, Row, Timer, until
 
 IMAGE = "stacklab-probe"
@@ -113,8 +112,10 @@ def _answer(context: Context, server: Any, address: str, what: str, question: Ca
         text = console(context.demo, server)
         tail = "".join(f"\n    {line}" for line in text.splitlines()[-15:])
         network_node = context.plan.topology.with_role("network")[0].name
+        rest = settle.quick(context.plan) or "all services, agents and Neutron's own addresses answer"
         return NotHealthy(
-            f"{server.name} at {address}: no {what} within {ANSWER_SECONDS:.0f} s; its console says:{tail}",
+            f"{server.name} at {address}: no {what} within {ANSWER_SECONDS:.0f} s ({rest}); "
+            f"its console says:{tail}",
             hint=f"see /var/log/neutron on {network_node}, and `invoke openstack -- port list`",
         )
 
@@ -123,9 +124,7 @@ def _answer(context: Context, server: Any, address: str, what: str, question: Ca
 
 def ping(address: str) -> str:
     """Whether an address answers one ping."""
-    # The main thread is in the lab's namespace, and so is what it starts.
-    answered = run(["ping", "-q", "-c", "1", "-W", "2", address], check=False, timeout=10)
-    return "answers" if answered.code == 0 else ""
+    return "answers" if namespace.ping(address) else ""
 
 
 def _page(address: str, instance: str) -> str:

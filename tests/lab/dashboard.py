@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urljoin
 
 from tests.lab.browser import browser
 from tests.lab.driving import INVOKE, PROJECT
@@ -52,10 +53,10 @@ def look(lab: str, server: str, place: Path) -> Path:
         picture = place / "dashboard.png"
         window.screenshot(picture)
         link = re.search(
-            rf'href="(/dashboard/project/instances/[0-9a-f-]+/)"[^>]*>\s*{server}', window.source()
+            rf'href="(/[^"]+/project/instances/[0-9a-f-]+/)"[^>]*>\s*{server}', window.source()
         )
         assert link is not None
-        window.open(f"{url.removesuffix('/dashboard/')}{link[1]}?tab=instance_details__console")
+        window.open(f"{urljoin(url, link[1])}?tab=instance_details__console")
         window.wait_for("console_embed")
         window.screenshot(place / "console.png")
     return picture

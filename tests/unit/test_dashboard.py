@@ -22,14 +22,14 @@ class Horizon(BaseHTTPRequestHandler):
     """A page with a console in it, a redirect with two cookies, what a form sends."""
 
     def do_GET(self) -> None:
-        if self.path == "/dashboard/":
+        if self.path == "/horizon/":
             page = f'<iframe src="http://10.0.0.11:{dashboard.CONSOLE_PORT}/vnc.html?token=x"></iframe>'
             self._send(200, page, "text/html; charset=utf-8")
-        elif self.path == "/dashboard/plain":
+        elif self.path == "/horizon/plain":
             self._send(200, f"http://10.0.0.11:{dashboard.CONSOLE_PORT}/", "text/plain")
         else:
             self.send_response(302)
-            self.send_header("Location", "/dashboard/")
+            self.send_header("Location", "/horizon/")
             self.send_header("Set-Cookie", "a=1; Path=/")
             self.send_header("Set-Cookie", "b=2; Path=/")
             self.end_headers()
@@ -112,7 +112,7 @@ def test_only_pages_are_changed(url: str) -> None:
 def test_redirects_cookies_forms(url: str) -> None:
     session = requests.Session()
     answer = session.get(f"{url}login", timeout=10, allow_redirects=False)
-    assert (answer.status_code, answer.headers["Location"]) == (302, "/dashboard/")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/horizon/")
     assert session.cookies.get_dict() == {"a": "1", "b": "2"}
     posted = session.post(f"{url}login", data={"user": "demo"}, headers={"Referer": url}, timeout=10)
     assert posted.text == f"user=demo a=1; b=2 {url}"
@@ -129,7 +129,7 @@ def test_a_dashboard_that_is_away(two_node: Plan, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("http.client.socket.create_connection", refused)
         with socket.socket() as direct:
             direct.connect(("127.0.0.1", urlsplit(found).port or 0))
-            direct.sendall(b"GET /dashboard/ HTTP/1.0\r\n\r\n")
+            direct.sendall(b"GET /horizon/ HTTP/1.0\r\n\r\n")
             answer = b""
             while content := direct.recv(4096):
                 answer += content

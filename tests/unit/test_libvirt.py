@@ -231,8 +231,10 @@ def test_settings_of_emulated_nodes_and_others(
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     """A process that looks like the QEMU of a node."""
     words = ["qemu-system-x86_64", "-name", "guest=stacklab-two-node-compute1,debug-threads=on"]
-    argv = [sys.executable, "-c", "import sys; sys.stdin.read()", *words]
-    process = subprocess.Popen(argv, stdin=subprocess.PIPE)
+    argv = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", *words]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()  # until then /proc may not have its command line yet
     yield process
     process.kill()
     process.wait()

@@ -73,11 +73,28 @@ class Cloud:
             for kind, host in kinds
         ]
         self.compute = Thing(services=lambda: iter(self.services))
-        self.network = Thing(agents=lambda: iter(self.agents))
+        self.ports = [
+            Thing(device_owner=owner, fixed_ips=[{"ip_address": address}])
+            for owner, address in (
+                ("network:dhcp", "203.0.113.101"),
+                ("network:dhcp", "172.16.1.2"),
+                ("network:router_gateway", "203.0.113.150"),
+            )
+        ]
+        self.network = Thing(
+            agents=lambda: iter(self.agents),
+            ports=lambda device_owner: (port for port in self.ports if port.device_owner == device_owner),
+        )
+
+
+SILENT: set[str] = set()
 
 
 @pytest.fixture
-def connection() -> Cloud:
+def connection(monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    SILENT.clear()
+    SILENT.add("172.16.1.2")  # a tenant's network is not reached from here
+    monkeypatch.setattr(namespace, "ping", lambda address: address not in SILENT)
     return Cloud()
 
 
@@ -120,6 +137,13 @@ def test_an_agent_from_before_the_restore(two_node: Plan, connection: Cloud) -> 
     expected = "down: neutron-openvswitch-agent on compute1.lab.test"
     assert settle._agents(two_node, connection, SINCE) == expected
     assert settle._agents(two_node, connection, None) == ""
+
+
+def test_an_agent_that_has_wired_nothing_yet(two_node: Plan, connection: Cloud) -> None:
+    SILENT.add("203.0.113.150")
+    assert settle._agents(two_node, connection, SINCE) == "no ping: 203.0.113.150 (network:router_gateway)"
+    connection.agents[2].is_alive = False
+    assert settle._agents(two_node, connection, None).startswith("down: ")
 
 
 def cinder(*services: tuple[str, str, str]) -> Thing:
@@ -170,7 +194,7 @@ def test_every_agent_is_expected(number: int, two_node: Plan, connection: Cloud)
         ("placement", "http://10.0.0.11:8778/"),
         ("nova", "http://10.0.0.11:8774/"),
         ("neutron", "http://10.0.0.11:9696/"),
-        ("horizon", "http://10.0.0.11:80/dashboard/auth/login/"),
+        ("horizon", "http://10.0.0.11:80/horizon/auth/login/"),
     ],
 )
 def test_apis(name: str, url: str, two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def test_all_on_one_screen(running: Plan, capsys: pytest.CaptureFixture[str]) ->
         "172.16.1.5, 203.0.113.7",
         "cirros (13 MiB)",
         "floating IPs without an instance: 203.0.113.9",
-        "http://10.0.0.11/dashboard",
+        "http://10.0.0.11/horizon",
     ):
         assert text in shown
 

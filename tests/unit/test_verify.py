@@ -115,13 +115,19 @@ def test_an_answer_is_waited_for(clock: Clock) -> None:
     assert clock.now == 3
 
 
-def test_no_answer_shows_the_end_of_the_console(two_node: Plan, clock: Clock) -> None:
+def test_no_answer_shows_the_end_of_the_console(
+    two_node: Plan, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "quick", lambda plan: "network agents: down")
     text = "\n".join(f"line {number}" for number in range(1, 31))
     with pytest.raises(NotHealthy) as caught:
         context = Context(two_node, None, console({"output": text}))
         instances._answer(context, SERVER, "203.0.113.7", "ping", lambda: "")
     first, *tail = caught.value.message.splitlines()
-    assert first == "stacklab-verify-tenant at 203.0.113.7: no ping within 240 s; its console says:"
+    assert first == (
+        "stacklab-verify-tenant at 203.0.113.7: no ping within 240 s (network agents: down); "
+        "its console says:"
+    )
     assert tail == [f"    line {number}" for number in range(16, 31)]
     assert "/var/log/neutron on controller" in caught.value.hint
     assert clock.now >= instances.ANSWER_SECONDS
@@ -259,7 +265,7 @@ class Dashboard(BaseHTTPRequestHandler):
     """Horizon's login: a form with a token of the session's, which has to come back with its cookie."""
 
     def do_GET(self) -> None:
-        if self.path.endswith("/project/instances/"):
+        if self.path in ("/horizon/", "/horizon/project/instances/"):
             page = '<a href="/horizon/auth/logout/">stacklab-verify-tenant'
             self._send(200, page if "sessionid=in" in self._cookies() else "log in first")
         else:
@@ -272,7 +278,6 @@ class Dashboard(BaseHTTPRequestHandler):
         assert sent["csrfmiddlewaretoken"] == ["t0k3n"]
         right = sent["username"] == ["demo"] and sent["password"] == ["right"]
         cookie = ("Set-Cookie", f"sessionid={'in' if right else 'out'}; Path=/")
-        # As Debian's does: to a page that is not there.
         elsewhere = ("Location", "/horizon/")
         self._send(302 if right else 200, "", cookie, *([elsewhere] if right else []))
 
