@@ -6,10 +6,12 @@ what a check made, this time or at one that was killed.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 
-from stacklab import cloud, namespace, settle, ui
-from stacklab.errors import NotHealthy
+from stacklab import cloud, files, namespace, redact, remote, settle, ui
+from stacklab.errors import CommandFailed, NotHealthy
 from stacklab.plan import Plan
 from stacklab.verify import heat, horizon, instances, magnum, swift, telemetry, volumes
 from stacklab.verify.context import Context, Row, Timer
@@ -47,10 +49,23 @@ def verify(plan: Plan) -> list[Row]:
                 for name, check in checks:
                     ui.detail(f"verifying {name}")
                     rows += check.check(context)
+            except NotHealthy as error:
+                message = f"{error.message}\n  the nodes as they were: {_evidence(plan)}"
+                raise NotHealthy(message, error.hint) from error
             finally:
                 ui.say("removing what the checks made")
                 _sweep(context, checks)
     return rows
+
+
+def _evidence(plan: Plan) -> Path:
+    """Write down what the nodes' networks look like, a file for each; returns the directory."""
+    place = plan.directory / "logs" / "verify"
+    for node in plan.topology.nodes:
+        with suppress(CommandFailed):  # a node that is gone is told of by the rest
+            said = remote.script(plan, node, "network-state").output
+            files.write(place / f"{node.name}.log", redact.text(said), mode=0o600)
+    return place
 
 
 def _sweep(context: Context, checks: list[tuple[str, ModuleType]]) -> None:

@@ -136,7 +136,15 @@ def test_reset_brings_the_state_back() -> None:
         assert invoke("ssh", node, "-c", "test ! -e /root/marker", *HERE).code == 0
     assert "marker" not in invoke(*project, "list").output
     ran = invoke("verify", *HERE)
-    assert ran.code == 0, ran.output
+    assert ran.code == 0, ran.output + _evidence()
+
+
+def _evidence() -> str:
+    """The beginning of what `verify` wrote down about each node when something did not answer."""
+    found = sorted((DIRECTORY / "logs" / "verify").glob("*.log"))
+    return "\n".join(
+        f"\n{path.name}:\n" + "\n".join(path.read_text(encoding="utf-8").splitlines()[:100]) for path in found
+    )
 
 
 def test_the_lab_is_handed_over(tmp_path: Path) -> None:

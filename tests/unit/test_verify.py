@@ -12,9 +12,11 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from stacklab import cloud, namespace, packstack, settle, verify
-from stacklab.errors import LabError, NotHealthy
+from stacklab import cloud, namespace, packstack, remote, settle, verify
+from stacklab.errors import CommandFailed, LabError, NotHealthy
+from stacklab.model import Node
 from stacklab.plan import Plan
+from stacklab.run import Result
 from stacklab.verify import horizon, instances
 from stacklab.verify.context import Context, until
 
@@ -252,13 +254,24 @@ def test_what_was_made_goes_whatever_happens(
     monkeypatch.setattr(settle, "quick", lambda plan: "")
     monkeypatch.setattr(namespace, "entered", lambda plan: nullcontext())
     monkeypatch.setattr(cloud, "connect", lambda plan, who="admin": seen.append(who))
+
+    def script(plan: Plan, node: Node, name: str) -> Result:
+        seen.append(f"{name} {node.name}")
+        if node.name == "compute1":
+            raise CommandFailed("no route to host")
+        return Result(0, "port tapx: no tag")
+
+    monkeypatch.setattr(remote, "script", script)
     monkeypatch.setattr(verify, "CHECKS", tuple((name, made(name)) for name in ("nova", "horizon", "swift")))
     with pytest.raises(LabError, match="no login") if fails else nullcontext():
         rows = verify.verify(two_node)
         assert [row.what for row in rows] == ["services and agents", "nova", "horizon"]
     # Only the lab's services; before, for what a killed verification left, and after, last things first.
     swept = ["sweep horizon", "sweep nova"]
-    assert seen == ["admin", "demo", *swept, "nova", "horizon", *swept]
+    looked = ["network-state controller", "network-state compute1"] if fails else []
+    assert seen == ["admin", "demo", *swept, "nova", "horizon", *looked, *swept]
+    logs = two_node.directory / "logs" / "verify"
+    assert [path.name for path in logs.glob("*")] == (["controller.log"] if fails else [])
 
 
 class Dashboard(BaseHTTPRequestHandler):
