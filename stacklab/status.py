@@ -51,7 +51,10 @@ def gather(plan: Plan) -> dict[str, Any]:
             for node in plan.topology.nodes
         ],
         **(_cloud(plan) if deployed else {"services": [], "instances": [], "images": [], "addresses": []}),
-        "urls": {"identity": f"http://{controller}:5000/v3", "dashboard": f"http://{controller}{plan.dashboard}"},
+        "urls": {
+            "identity": f"http://{controller}:5000/v3",
+            "dashboard": f"http://{controller}{plan.dashboard}",
+        },
         "snapshots": [snapshot.name for snapshot in snapshots.listed(plan)],
         "directory": str(plan.directory),
     }

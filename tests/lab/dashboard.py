@@ -52,9 +52,7 @@ def look(lab: str, server: str, place: Path) -> Path:
         window.wait_for(server)
         picture = place / "dashboard.png"
         window.screenshot(picture)
-        link = re.search(
-            rf'href="(/[^"]+/project/instances/[0-9a-f-]+/)"[^>]*>\s*{server}', window.source()
-        )
+        link = re.search(rf'href="(/[^"]+/project/instances/[0-9a-f-]+/)"[^>]*>\s*{server}', window.source())
         assert link is not None
         window.open(f"{urljoin(url, link[1])}?tab=instance_details__console")
         window.wait_for("console_embed")
