@@ -25,7 +25,16 @@ from keystoneauth1.adapter import Adapter
 
 from stacklab import files, glance_send, ui, upload_hash
 from stacklab.errors import Busy, LabError
-from stacklab.glance_api import TAG, UNFINISHED, Glance, container, expect, explained, unfinished
+from stacklab.glance_api import (
+    OWN_PROPERTIES,
+    TAG,
+    UNFINISHED,
+    Glance,
+    container,
+    expect,
+    explained,
+    unfinished,
+)
 from stacklab.glance_keep import Listed, Pruned, Side, family, list_images, listed, prune, rotate
 from stacklab.glance_send import Handover, Lost, Progress, Source, changed
 from stacklab.guests import GuestImage
@@ -127,6 +136,7 @@ class Upload:
             "min_disk": self.image.min_disk,
             "min_ram": self.image.min_ram,
             **self.image.properties,
+            OWN_PROPERTIES: ",".join(sorted(self.image.properties)),
         }
         found = self._same_content(rows)
         if found is None:

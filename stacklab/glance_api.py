@@ -19,6 +19,8 @@ from stacklab.errors import LabError
 
 TAG = "stacklab"
 UNFINISHED = " (upload not finished)"
+# An image's property that names its others: those that are ours to remove once they are not wanted.
+OWN_PROPERTIES = "stacklab_properties"
 
 STALLED = 60.0  # seconds without a byte going through, then the connection counts as dead
 _CLEANUP = 15.0  # seconds for each request that clears up; the deadline does not hold for these
@@ -106,12 +108,17 @@ class Glance:
         return cast(dict[str, Any], response.json())
 
     def patch(self, row: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-        """Make the image's attributes as `wanted`; False where they were so already."""
+        """Make the image's attributes as `wanted`; False where they were so already.
+
+        Properties that an upload of ours set before, and that are not wanted any more, go.
+        """
         changes = [
             {"op": "replace" if name in row else "add", "path": f"/{name}", "value": value}
             for name, value in wanted.items()
             if name not in row or row[name] != value
         ]
+        dropped = set(str(row.get(OWN_PROPERTIES, "")).split(",")) - set(wanted)
+        changes += [{"op": "remove", "path": f"/{name}"} for name in sorted(dropped & set(row))]
         if not changes:
             return False
         response = self.call("PATCH", f"/v2/images/{row['id']}", json=changes, headers=_PATCH)

@@ -101,6 +101,15 @@ def test_upload_then_again(services: Services, adapter: Adapter, proxy: Proxy, t
     [row] = everything(adapter)
     assert (row["os_version"], row["min_ram"]) == ("12", 96)
 
+    # What a person set by hand stays; what the catalogue has dropped goes.
+    patch = [{"op": "add", "path": "/of_a_person", "value": "x"}]
+    adapter.patch(f"/v2/images/{done.id}", json=patch, headers=PATCH).raise_for_status()
+    fewer = replace(image, properties={"os_distro": "debian"})
+    assert send(adapter, fewer) == glance.Uploaded(done.id, "properties")
+    [row] = everything(adapter)
+    assert {"os_distro", "of_a_person"} <= set(row) and not {"os_version", "hw_disk_bus"} & set(row)
+    assert send(adapter, fewer) == glance.Uploaded(done.id, "unchanged")
+
 
 def test_every_property(adapter: Adapter, tmp_path: Path) -> None:
     """The names of SCS-0102, and text that JSON and HTTP could trip over."""
