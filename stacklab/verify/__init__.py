@@ -6,7 +6,8 @@ what a check made, this time or at one that was killed.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -48,14 +49,29 @@ def verify(plan: Plan) -> list[Row]:
             try:
                 for name, check in checks:
                     ui.detail(f"verifying {name}")
-                    rows += check.check(context)
-            except NotHealthy as error:
-                message = f"{error.message}\n  the nodes as they were: {_evidence(plan)}"
-                raise NotHealthy(message, error.hint) from error
+                    with _explained(plan, name):
+                        rows += check.check(context)
             finally:
                 ui.say("removing what the checks made")
                 _sweep(context, checks)
     return rows
+
+
+@contextmanager
+def _explained(plan: Plan, name: str) -> Iterator[None]:
+    """Turn what a check of a service died of into NotHealthy, with what the nodes looked like."""
+    from keystoneauth1.exceptions import ClientException
+    from openstack.exceptions import SDKException
+
+    try:
+        yield
+    except NotHealthy as error:
+        message, hint = error.message, error.hint
+    except (ClientException, SDKException) as error:
+        message, hint = f"{name}: {error}", f"on the controller: /var/log/{name}"
+    else:
+        return
+    raise NotHealthy(f"{message}\n  the nodes as they were: {_evidence(plan)}", hint)
 
 
 def _evidence(plan: Plan) -> Path:

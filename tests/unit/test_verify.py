@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from openstack.exceptions import HttpException
 
 from stacklab import cloud, namespace, packstack, remote, settle, verify
-from stacklab.errors import CommandFailed, LabError, NotHealthy
+from stacklab.errors import CommandFailed, NotHealthy
 from stacklab.model import Node
 from stacklab.plan import Plan
 from stacklab.run import Result
@@ -236,9 +237,16 @@ def test_an_unhealthy_lab_is_not_booted_on(two_node: Plan, monkeypatch: pytest.M
         verify.verify(two_node)
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        (None, ""),
+        (NotHealthy("no login"), "no login\n"),
+        (HttpException("Server Error", http_status=500), "horizon: Server Error\n"),
+    ],
+)
 def test_what_was_made_goes_whatever_happens(
-    fails: bool, two_node: Plan, monkeypatch: pytest.MonkeyPatch
+    fails: Exception | None, said: str, two_node: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
 
@@ -247,7 +255,7 @@ def test_what_was_made_goes_whatever_happens(
             seen.append(name)
             yield verify.Row(name, "answers", 1.0)
             if fails and name == "horizon":
-                raise NotHealthy("no login")
+                raise fails
 
         return Thing(check=check, sweep=lambda context: seen.append(f"sweep {name}"))
 
@@ -263,7 +271,7 @@ def test_what_was_made_goes_whatever_happens(
 
     monkeypatch.setattr(remote, "script", script)
     monkeypatch.setattr(verify, "CHECKS", tuple((name, made(name)) for name in ("nova", "horizon", "swift")))
-    with pytest.raises(LabError, match="no login") if fails else nullcontext():
+    with pytest.raises(NotHealthy, match=said) if fails else nullcontext():
         rows = verify.verify(two_node)
         assert [row.what for row in rows] == ["services and agents", "nova", "horizon"]
     # Only the lab's services; before, for what a killed verification left, and after, last things first.
