@@ -116,7 +116,7 @@ def environment(spec: Spec, work: Path, log: Path) -> dict[str, str]:
     if _kind(spec) == "raw":
         found |= dib.block_device()
     if spec.manifest:
-        found["STACKLAB_LOCKED"] = str(locked.prepare(spec.manifest, row.family, work / "tmp" / "locked"))
+        found["STACKLAB_LOCKED"] = str(locked.prepare(spec.manifest, work / "tmp" / "locked"))
     if row.family == "debian":
         found["STACKLAB_PACKSTACK_WHEEL"] = str(wheel(releases.release(spec.release), log))
     return found

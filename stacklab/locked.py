@@ -13,7 +13,7 @@ from stacklab import distributions, files
 from stacklab.errors import InvalidInput, LabError, Problem
 
 ELEMENT = "stacklab-locked"
-# Names and versions go into configuration files of dnf and apt: nothing else is let through.
+# Names and versions go into apt's configuration: nothing else is let through.
 _LINE = re.compile(
     r"([A-Za-z0-9][\w.+-]*) ((?=[^ ]*\d)[\w.+~^:-]+) (\w+|\(none\))(?: ([0-9a-f]{64}|\(none\)))?", re.ASCII
 )
@@ -26,11 +26,6 @@ class Package(NamedTuple):
     version: str
     architecture: str
     digest: str
-
-    @property
-    def is_key(self) -> bool:
-        """rpm lists the keys that it was given as packages; no repository has them."""
-        return self.architecture == "(none)"
 
 
 @dataclass(frozen=True)
@@ -89,28 +84,17 @@ def distribution(manifest: Manifest) -> str:
     return ""
 
 
-def pins(manifest: Manifest, family: str) -> str:
-    """What keeps the package manager to the manifest.
-
-    On Debian apt's preferences, with a priority that downgrades too; on EL two lines for dnf.conf,
-    which then sees nothing else in any repository.
-    """
-    if family == "debian":
-        return "\n".join(
-            f"Package: {package.name}\nPin: version {package.version}\nPin-Priority: 1001\n"
-            for package in manifest.packages
-        )
-    names = ",".join(
-        f"{package.name}-{package.version}.{package.architecture}"
+def preferences(manifest: Manifest) -> str:
+    """The preferences of apt that keep it to the manifest; with their priority it downgrades, too."""
+    return "\n".join(
+        f"Package: {package.name}\nPin: version {package.version}\nPin-Priority: 1001\n"
         for package in manifest.packages
-        if not package.is_key
     )
-    return f"# {ELEMENT}\nincludepkgs={names}\n"
 
 
-def prepare(manifest: Manifest, family: str, place: Path) -> Path:
+def prepare(manifest: Manifest, place: Path) -> Path:
     """Write what the element stacklab-locked reads to `place`, and return it."""
-    files.write(place / "pins", pins(manifest, family))
+    files.write(place / "preferences", preferences(manifest))
     files.write(place / "packages.txt", manifest.text)
     return place
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,7 +163,7 @@ def test_only_the_packages_decide_the_name() -> None:
 
 
 def test_preferences_of_apt() -> None:
-    stanzas = locked.pins(manifest(), "debian").split("\n\n")
+    stanzas = locked.preferences(manifest()).split("\n\n")
     assert stanzas[0] == "Package: acl\nPin: version 2.3.1-3\nPin-Priority: 1001"
     assert [stanza.split()[1] for stanza in stanzas] == ["acl", "base-files", "vim"]
     assert "Pin: version 2:9.0.1378-2+deb12u2~x\n" in stanzas[2]
@@ -178,7 +177,7 @@ def test_apt_itself_takes_the_pinned_version(tmp_path: Path) -> None:
         for version in ("2.3.1-2", "2.3.1-3", "2.3.1-4")
     )
     files.write(tmp_path / "archive/Packages", lists)
-    files.write(tmp_path / "preferences", locked.pins(manifest(), "debian"))
+    files.write(tmp_path / "preferences", locked.preferences(manifest()))
     files.write(tmp_path / "sources.list", f"deb [trusted=yes] file:{tmp_path}/archive ./\n")
     status = (
         "Package: acl\nStatus: install ok installed\nVersion: 2.3.1-4\nArchitecture: all\nDescription: x\n\n"
@@ -205,40 +204,13 @@ def test_apt_itself_takes_the_pinned_version(tmp_path: Path) -> None:
     assert "Inst acl [2.3.1-4] (2.3.1-3 " in said
 
 
-def test_what_dnf_may_see() -> None:
-    mark, line, end = locked.pins(manifest(EL), "el").split("\n")
-    assert (mark, end) == ("# stacklab-locked", "")
-    name, _, value = line.partition("=")
-    assert name == "includepkgs"
-    # Keys are no packages; of a kernel there may be two.
-    assert value.split(",") == [
-        "bash-0:5.1.8-9.el9.x86_64",
-        "kernel-0:5.14.0-570.el9.x86_64",
-        "kernel-0:5.14.0-571.el9.x86_64",
-        "rocky-release-0:9.6-1.3.el9.noarch",
-    ]
-
-
-def test_the_element_takes_its_lock_out_again(tmp_path: Path) -> None:
-    """By the commands of its hooks, on a copy of what dnf.conf looks like."""
-    before = "[main]\ngpgcheck=1\nkeepcache=1\n"
-    conf = tmp_path / "dnf.conf"
-    files.write(conf, before)
-    place = locked.prepare(manifest(EL), "el", tmp_path / "locked")
-    subprocess.run(["sed", "-i", f"$r {place}/pins", conf], check=True)
-    with conf.open("a") as handle:
-        handle.write("cachedir=/tmp/yum\n")
-    assert "includepkgs=bash-" in conf.read_text()
-    hook = (files.PROJECT / "elements/stacklab-locked/finalise.d/86-stacklab-locked").read_text()
-    for path in ("/etc/dnf/dnf.conf", "/etc/apt"):
-        assert path in hook
-        hook = hook.replace(path, str(tmp_path / Path(path).name))
-    subprocess.run(["bash", "-c", hook], check=True)
-    assert conf.read_text() == before + "cachedir=/tmp/yum\n"
+def test_what_the_element_reads(tmp_path: Path) -> None:
+    place = locked.prepare(manifest(EL), tmp_path / "locked")
     assert (place / "packages.txt").read_text() == EL
+    assert (place / "preferences").read_text() == locked.preferences(manifest(EL))
 
 
-class Builder(SimpleNamespace):
+class Builder:
     """In place of a builder: leaves a list of packages."""
 
     packages = DEBIAN
@@ -324,11 +296,12 @@ class Archive:
                 f"Package: {name}\nSource: s\nVersion: {version}\nArchitecture: {architecture}\n"
                 "Description: Package: other\n continued\n\n"
             )
-        pack = {"xz": lzma.compress, "gz": gzip.compress}.get(kind, bytes)
+        packed = stanzas.encode()
+        packed = {"xz": lzma.compress(packed), "gz": gzip.compress(packed), "": packed}[kind]
         name = "main/binary-amd64/Packages" + (f".{kind}" if kind else "")
         path = self.place / suite / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pack(stanzas.encode()))
+        path.write_bytes(packed)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         release = f"Suite: x\nMD5Sum:\n {'0' * 32} 1 {name}\nSHA256:\n {digest} 99 {name}\n-----BEGIN\n\nx\n"
         files.write(self.place / suite / "InRelease", release)
