@@ -190,4 +190,5 @@ def test_what_is_gone_is_named_at_once(
     )
     assert cached() == set()
     (log,) = (files.cache_dir() / "logs").iterdir()
-    assert "install.d/" not in log.read_text().replace("pre-install.d/", "")
+    assert "Running /tmp/in_target.d/pre-install.d/01-stacklab-locked" in log.read_text()
+    assert "Running /tmp/in_target.d/pre-install.d/04-openstack-el-upgrade" not in log.read_text()
