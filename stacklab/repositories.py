@@ -87,11 +87,11 @@ def have(spec: Spec, scratch: Path) -> None:
         return
     try:
         with ui.step(f"looking whether the packages of {manifest.name} are still there"):
-            offered = _offered(spec, scratch)
+            there = offered(spec, scratch)
     except LabError as error:
         ui.say(f"not known before the build whether all packages are still there: {error.message}")
         return
-    gone = [one for one in manifest.packages if (one.name, one.version) not in offered]
+    gone = [one for one in manifest.packages if (one.name, one.version) not in there]
     if gone:
         text = "\n".join(f"  {one.name} {one.version}" for one in gone)
         raise LabError(
@@ -100,8 +100,11 @@ def have(spec: Spec, scratch: Path) -> None:
         )
 
 
-def _offered(spec: Spec, scratch: Path) -> set[tuple[str, str]]:
-    """Name and version of every package in Debian's archives; LabError where they cannot be asked."""
+def offered(spec: Spec, scratch: Path) -> set[tuple[str, str]]:
+    """Name and version of every package in Debian's archives; LabError where they cannot be asked.
+
+    Their lists are left in `scratch`.
+    """
     found: set[tuple[str, str]] = set()
     for number, url in enumerate(indexes(spec).values()):
         sums = _sha256(download.content(url).decode("utf-8", "replace"))
