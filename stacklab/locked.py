@@ -56,8 +56,16 @@ def read(path: Path, name: str) -> Manifest:
         raise InvalidInput([Problem("", "locked", f"{path} cannot be read: {why}")]) from error
     found = parse(text, str(path))
     digest = hashlib.sha256(_text(found).encode()).hexdigest()
-    about = files.read_json(path.with_name("metadata.json")) or {}
-    return Manifest(digest, name, found, about)
+    return Manifest(digest, name, found, _about(path.with_name("metadata.json")))
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What is known of the golden image that the manifest lies beside; nothing of any other file's."""
+    try:
+        found = files.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("inputs"), dict) else {}
 
 
 def parse(text: str, where: str) -> tuple[Package, ...]:

@@ -71,6 +71,13 @@ def test_a_manifest_is_an_image_a_file_or_a_directory(image: Path, tmp_path: Pat
     assert named[0].text == by_file.text == DEBIAN
 
 
+@pytest.mark.parametrize("other", ["{", "[1]", '{"provider": "libvirt"}', '{"inputs": ["x"]}'])
+def test_what_lies_beside_a_manifest_may_be_anybodys(other: str, tmp_path: Path) -> None:
+    files.write(tmp_path / "m.txt", DEBIAN)
+    files.write(tmp_path / "metadata.json", other)
+    assert base.spec("debian-12", "lxc", manifest=goldenshow.manifest(str(tmp_path / "m.txt"))).manifest
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
