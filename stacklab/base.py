@@ -26,12 +26,14 @@ from stacklab import (
     distributions,
     download,
     files,
+    locked,
     releases,
     services,
     ui,
     variants,
 )
 from stacklab.errors import InvalidInput, LabError, Problem
+from stacklab.locked import Manifest
 from stacklab.plan import Plan
 
 BUILD_SECONDS = 3600
@@ -44,6 +46,7 @@ class Spec:
     `extras` are elements beyond the distribution's own, for services that not every lab has.
     `source` is what the builder packer starts from: iso, cloud, or a file of the user's own.
     `mirror` is where packages are fetched from; it leaves nothing in the image and does not count.
+    `manifest` has the packages that it has to come out with, in these very versions.
     """
 
     distribution: str
@@ -53,12 +56,14 @@ class Spec:
     extras: tuple[str, ...] = ()
     source: str = ""
     mirror: str = field(default="", compare=False)
+    manifest: Manifest | None = None
 
     @property
     def elements(self) -> tuple[str, ...]:
         """diskimage-builder's elements, in order."""
         row = distributions.distribution(self.distribution)
-        return (*row.elements, *row.providers[self.provider], *self.extras)
+        lock = (locked.ELEMENT,) if self.manifest else ()
+        return (*row.elements, *row.providers[self.provider], *self.extras, *lock)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ def spec(
     extras: Sequence[str] = (),
     source: str = "",
     mirror: str = "",
+    manifest: Manifest | None = None,
 ) -> Spec:
     """The Spec with the distribution's defaults for what is not given.
 
@@ -106,6 +112,7 @@ def spec(
         tuple(sorted(set(extras))),
         source,
         (mirror or download.mirror()).rstrip("/"),
+        manifest,
     )
     problems = []
     if found.provider not in row.providers:
@@ -125,9 +132,34 @@ def spec(
     if found.distribution not in runs_on:
         message = f"{found.release} does not run on {row.name}: take {', '.join(runs_on)}"
         problems.append(Problem("", "release", message))
+    if manifest:
+        problems += _fits(found, manifest)
     if problems:
         raise InvalidInput(problems)
     return found
+
+
+def _fits(spec: Spec, manifest: Manifest) -> list[Problem]:
+    """What of a build does not go together with its manifest, and would end in another image."""
+    found = []
+    if spec.builder != "dib":
+        found.append(
+            f"{spec.builder} takes the newest of every package: only the builder dib keeps to a manifest"
+        )
+    of = locked.distribution(manifest)
+    if of != spec.distribution:
+        other = f"is of {of}: --distribution {of}" if of else "is of no distribution that is known"
+        found.append(f"{other}; the build is of {spec.distribution}")
+        return [Problem(manifest.name, "locked", message) for message in found]
+    for name, wanted in (("provider", spec.provider), ("release", spec.release)):
+        had = manifest.about.get(name, wanted)
+        if had != wanted:
+            found.append(f"is of an image for {had}, and the build for {wanted}: --{name} {had}")
+    elements = manifest.about.get("inputs", {}).get("elements")
+    for_services = set(services.extras(spec.distribution, services.table()))
+    if elements is not None and for_services & set(elements) != for_services & set(spec.extras):
+        found.append("is of an image for other services: name those with --services")
+    return [Problem(manifest.name, "locked", message) for message in found]
 
 
 def of(plan: Plan) -> Spec:
@@ -167,6 +199,7 @@ def inputs(spec: Spec) -> dict[str, Any]:
         "distribution": row.version,
         "packstack": releases.release(spec.release).sha256,
         "contract": contract.VERSION,
+        **({"locked-manifest": spec.manifest.sha256} if spec.manifest else {}),
     }
 
 
@@ -233,6 +266,8 @@ def _build(image: Golden, spec: Spec, repositories: Mapping[str, str] | None) ->
         repositories = _held_now(spec)
     try:
         about = _builder(spec).make(spec, work, log)
+        if spec.manifest:
+            locked.keeps(spec.manifest, work / "packages.txt")
     except BaseException:
         kept = files.cache_dir() / "logs" / f"{image.name}.log"
         with suppress(OSError):  # the disk may be full: then a rename still works
@@ -251,6 +286,7 @@ def _build(image: Golden, spec: Spec, repositories: Mapping[str, str] | None) ->
             "provider": spec.provider,
             "inputs": inputs(spec),
             **({"repositories": dict(repositories)} if repositories else {}),
+            **({"locked": spec.manifest.name} if spec.manifest else {}),
             **about,
             "built": int(started),
             "seconds": round(time.time() - started),

@@ -20,7 +20,8 @@ class Distribution:
     """What golden images are made of.
 
     `family` is debian or el, `version` what diskimage-builder calls DIB_RELEASE, `release` the
-    default OpenStack release, `network` the service that configures a node's interfaces. The
+    default OpenStack release, `network` the service that configures a node's interfaces, `identity`
+    the package whose version is the distribution's. The
     first of `builders` is the default; `network_agents`, where there are any, are those of a
     release's that work there. `elements` are diskimage-builder's, in order;
     `dashboard` is the path below which Horizon's packages are built to be served.
@@ -35,6 +36,7 @@ class Distribution:
     version: str
     release: str
     network: str
+    identity: str
     builders: tuple[str, ...]
     elements: tuple[str, ...]
     environment: Mapping[str, str]
@@ -64,7 +66,7 @@ def distribution(name: str) -> Distribution:
     row = _table()[name]
     return Distribution(
         name=name,
-        **{key: row[key] for key in ("title", "family", "version", "release", "network")},
+        **{key: row[key] for key in ("title", "family", "version", "release", "network", "identity")},
         builders=tuple(row["builders"]),
         elements=tuple(row["elements"]),
         environment=row.get("environment", {}),

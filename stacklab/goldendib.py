@@ -10,7 +10,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stacklab import assemble, base, contract, dib, distributions, files, normalise, releases, ui
+from stacklab import (
+    assemble,
+    base,
+    contract,
+    dib,
+    distributions,
+    files,
+    locked,
+    normalise,
+    releases,
+    repositories,
+    ui,
+)
 from stacklab.base import Spec
 from stacklab.errors import CommandFailed
 from stacklab.run import run
@@ -45,6 +57,8 @@ def _kind(spec: Spec) -> str:
 def make(spec: Spec, work: Path, log: Path) -> dict[str, Any]:
     """Build in `work` and check the result; see `base`."""
     kind = _kind(spec)
+    if spec.manifest:
+        repositories.have(spec, work / "tmp" / "indexes")
     started = time.time()
     for argv in commands(spec, work / "image"):
         dib.build(argv, log, environment(spec, work, log), base.BUILD_SECONDS)
@@ -101,6 +115,8 @@ def environment(spec: Spec, work: Path, log: Path) -> dict[str, str]:
     found = dib.environment(work, {**fixed_environment(spec), **own}, mirrors)
     if _kind(spec) == "raw":
         found |= dib.block_device()
+    if spec.manifest:
+        found["STACKLAB_LOCKED"] = str(locked.prepare(spec.manifest, work / "tmp" / "locked"))
     if row.family == "debian":
         found["STACKLAB_PACKSTACK_WHEEL"] = str(wheel(releases.release(spec.release), log))
     return found

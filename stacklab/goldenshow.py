@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shlex
@@ -11,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stacklab import base, contract, diskfiles, files, goldenboot, ui
+from stacklab import base, contract, diskfiles, files, goldenboot, locked, ui
 from stacklab.base import Golden, Spec
 from stacklab.errors import InvalidInput, LabError, Problem
+from stacklab.locked import Manifest
 from stacklab.run import run
 
 
@@ -31,6 +33,24 @@ def find(name: str) -> Golden:
     what = "is more than one" if found else "is not in the cache"
     names = ", ".join(image.name for image in found or images) or "nothing"
     raise InvalidInput([Problem("", "image", f"{name!r} {what}: there is {names}")])
+
+
+def manifest(wanted: str) -> Manifest:
+    """The manifest that a user means: a golden image's, by how its name begins, or the one in a file.
+
+    Raises InvalidInput where there is neither, and for a file that cannot be read or is none.
+    """
+    path = Path(wanted)
+    if path.is_dir():
+        path /= "packages.txt"  # the directory that `build-base` printed
+    elif not path.is_file() and "/" not in wanted:
+        try:
+            path = find(wanted).directory / "packages.txt"
+        except InvalidInput as error:
+            why = "; ".join(problem.message for problem in error.problems)
+            raise InvalidInput([Problem("", "locked", f"no file, and as an image {why}")]) from error
+    found = locked.read(path, wanted)
+    return dataclasses.replace(found, name=found.about.get("name", wanted))
 
 
 def rows() -> list[tuple[str, ...]]:
@@ -81,26 +101,16 @@ def plan(spec: Spec) -> None:
     image = base.wanted(spec)
     ui.out(f"golden image {image.name}: {'in the cache' if base.is_built(image) else 'to be built'}")
     ui.out(f"{spec.distribution}, OpenStack {spec.release}, for {spec.provider}, by {spec.builder}")
+    if spec.manifest:
+        ui.out(f"with the {len(spec.manifest.packages)} packages of {spec.manifest.name}")
     for argv in base.commands(spec, image.directory / "image"):
         ui.out("    " + shlex.join(argv))
 
 
 def difference(one: Golden, other: Golden) -> list[tuple[str, str, str]]:
     """Packages added, removed and changed from `one` to `other`: name, old version, new version."""
-    before, after = _packages(one), _packages(other)
-    return [
-        (name, " ".join(before.get(name, [])), " ".join(after.get(name, [])))
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
-
-
-def _packages(image: Golden) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for line in (image.directory / "packages.txt").read_text(encoding="utf-8").splitlines():
-        name, version, *_ = line.split()
-        found.setdefault(name, []).append(version)
-    return found
+    before, after = (locked.read(image.directory / "packages.txt", image.name) for image in (one, other))
+    return locked.difference(before.packages, after.packages)
 
 
 def verify(image: Golden, *, boot: bool = False) -> dict[str, str]:

@@ -18,6 +18,7 @@ from stacklab.tasks.common import TOPOLOGY, edge
         "services": "for labs with these services or presets, with commas between",
         "mirror": "where the distribution's packages are fetched from; leaves nothing in the image",
         "proxy": "an HTTP proxy for the build; leaves nothing in the image",
+        "locked": "with exactly the packages of this golden image, by its name or its packages.txt",
         "refresh": "ask the repositories for news, and build anew if there are any",
         "dry-run": "only show what would be done",
     },
@@ -33,6 +34,7 @@ def build_base(
     services: str = "beginner",
     mirror: str = "",
     proxy: str = "",
+    locked: str = "",
     refresh: bool = False,
     dry_run: bool = False,
 ) -> None:
@@ -41,12 +43,18 @@ def build_base(
     Unchanged inputs: nothing to do. Prints the image's directory.
     """
     from stacklab import base, download, goldenshow, ui
+    from stacklab.errors import InvalidInput, Problem
     from stacklab.services import extras, known
 
     if proxy:
         download.use_proxy(proxy)
     more = extras(distribution, known(services.split(",")))
-    spec = base.spec(distribution, provider, release, builder, extras=more, source=source, mirror=mirror)
+    if locked and refresh:
+        raise InvalidInput(
+            [Problem("", "refresh", "it asks for news, and --locked for none: take one of them")]
+        )
+    manifest = goldenshow.manifest(locked) if locked else None
+    spec = base.spec(distribution, provider, release, builder, more, source, mirror, manifest)
     if dry_run:
         goldenshow.plan(spec)
         return
