@@ -76,8 +76,12 @@ def write_credentials(plan: Plan) -> None:
     files.write(plan.directory / "clouds.yaml", yaml.safe_dump({"clouds": clouds}), mode=0o600)
 
 
-def connect(plan: Plan, who: str = ADMIN) -> Any:
-    """An openstacksdk connection; use it inside the lab's namespace only."""
+def connect(plan: Plan, who: str = ADMIN, retries: int = 0) -> Any:
+    """An openstacksdk connection; use it inside the lab's namespace only.
+
+    `retries` is how often a request is sent again that got no answer: Debian's API servers end
+    connections that the client still counts on.
+    """
     import openstack
 
     # A proxy of the host's must never see what goes to the lab.
@@ -88,6 +92,7 @@ def connect(plan: Plan, who: str = ADMIN) -> Any:
         identity_api_version=3,
         load_yaml_config=False,
         load_envvars=False,
+        connect_retries=retries,
     )
 
 

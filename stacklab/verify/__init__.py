@@ -19,6 +19,7 @@ from stacklab.verify.context import Context, Row, Timer
 
 __all__ = ["CHECKS", "Row", "verify"]
 
+RETRIES = 3
 # Which service each check needs. Instances come first and stay to the end: others look at them.
 CHECKS: tuple[tuple[str, ModuleType], ...] = (
     ("nova", instances),
@@ -43,17 +44,24 @@ def verify(plan: Plan) -> list[Row]:
     rows = [timer.row("services and agents", "all up")]
     checks = [(name, check) for name, check in CHECKS if name in plan.topology.services]
     with namespace.entered(plan):
-        context = Context(plan, cloud.connect(plan), cloud.connect(plan, cloud.DEMO))
+        context = Context(plan, *(cloud.connect(plan, who, RETRIES) for who in (cloud.ADMIN, cloud.DEMO)))
         with ui.step(f"verifying {', '.join(name for name, _ in checks)}"):
             _sweep(context, checks)
+            failed = True
             try:
                 for name, check in checks:
                     ui.detail(f"verifying {name}")
                     with _explained(plan, name):
                         rows += check.check(context)
+                failed = False
             finally:
                 ui.say("removing what the checks made")
-                _sweep(context, checks)
+                try:
+                    _sweep(context, checks)
+                except NotHealthy as error:
+                    if not failed:
+                        raise
+                    ui.warn(error.message)  # what failed first says more
     return rows
 
 
@@ -85,5 +93,6 @@ def _evidence(plan: Plan) -> Path:
 
 
 def _sweep(context: Context, checks: list[tuple[str, ModuleType]]) -> None:
-    for _, check in reversed(checks):
-        check.sweep(context)
+    for name, check in reversed(checks):
+        with _explained(context.plan, name):
+            check.sweep(context)

@@ -261,7 +261,7 @@ def test_what_was_made_goes_whatever_happens(
 
     monkeypatch.setattr(settle, "quick", lambda plan: "")
     monkeypatch.setattr(namespace, "entered", lambda plan: nullcontext())
-    monkeypatch.setattr(cloud, "connect", lambda plan, who="admin": seen.append(who))
+    monkeypatch.setattr(cloud, "connect", lambda plan, who, retries: seen.append(who))
 
     def script(plan: Plan, node: Node, name: str) -> Result:
         seen.append(f"{name} {node.name}")
