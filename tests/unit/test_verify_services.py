@@ -61,7 +61,7 @@ class Store:
 
 
 def rings(monkeypatch: pytest.MonkeyPatch, *addresses: str, answers: dict[str, int]) -> None:
-    """swift-get-nodes says these addresses, whose servers answer with a status each; one more is a handoff."""
+    """swift-get-nodes says these addresses, whose servers answer with a status each, and a handoff."""
     curls = [
         f'curl -g -I -XHEAD "http://{address}:6000/disk1/7/AUTH_1/{PREFIX}/random-bytes"'
         for address in (*addresses, "10.0.0.99")
@@ -161,7 +161,7 @@ def admin(host: str) -> Thing:
 
 def test_a_volume_on_the_wrong_node(make_plan: Callable[..., Plan]) -> None:
     context = Context(make_plan("storage"), admin("controller.lab.test@nfs#nfs"), Disks(""))
-    with pytest.raises(NotHealthy, match="is on controller.lab.test@nfs#nfs instead of block1.lab.test"):
+    with pytest.raises(NotHealthy, match=r"is on controller\.lab\.test@nfs#nfs instead of block1\.lab\.test"):
         list(volumes.check(context))
 
 
