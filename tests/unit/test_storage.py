@@ -262,7 +262,8 @@ def test_volumes_in_a_share(machine: Machine) -> None:
 LVM = """\
 [DEFAULT]
 enabled_backends=lvm
-my_ip=10.0.0.11
+my_ip=192.0.2.2
+glance_host=10.0.0.11
 [lvm]
 target_ip_address=10.0.0.11
 target_helper=lioadm
@@ -284,6 +285,7 @@ def test_volumes_on_disks(machine: Machine) -> None:
         assert (ran.returncode, ran.stderr) == (0, "")
         assert groups.read_text() == "cinder-volumes /dev/vdb\ncinder-volumes /dev/vdc\n"
     config = (machine.place / "etc/cinder/cinder.conf").read_text()
-    assert config == LVM.replace("target_ip_address=10.0.0.11", "target_ip_address=10.0.0.41")
+    own = LVM.replace("target_ip_address=10.0.0.11", "target_ip_address=10.0.0.41")
+    assert config == own.replace("my_ip=192.0.2.2", "my_ip=10.0.0.41")
     assert machine.calls().count("systemctl enable --now target") == 2
     assert machine.calls().count("vgcreate cinder-volumes /dev/vdb") == 1
