@@ -29,6 +29,7 @@ from stacklab import (
     settle,
     snapshots,
     stages,
+    storage,
     timeline,
     topology,
     ui,
@@ -151,7 +152,10 @@ def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row
     controller = plan.topology.controller.name
     acts: tuple[tuple[Any, tuple[str, ...]], ...] = (
         (lambda: _make_nodes(plan, provider), tuple(" ".join(words) for words in provider.create_commands())),
-        (lambda: _deploy(plan), tuple(f"on {controller}: {words}" for words in packstack.commands())),
+        (
+            lambda: _deploy(plan),
+            (*(f"on {controller}: {words}" for words in packstack.commands()), *storage.commands(plan)),
+        ),
         (
             lambda: cloud.build(plan),
             ("openstacksdk: project demo, networks, router, flavors, rules, key pair",),
@@ -187,7 +191,10 @@ def _inputs(plan: Plan, golden: Golden) -> dict[str, dict[str, Any]]:
             "golden image": golden.name,
             "seed": files.tree_digest(files.PROJECT / "stacklab" / "data" / "seed"),
         },
-        "openstack": {"answer file": {key: value for key, found, value in lines if found}},
+        "openstack": {
+            "answer file": {key: value for key, found, value in lines if found},
+            **storage.inputs(plan),
+        },
         "cloud": cloud.definition(plan),
         "images": {"probe guest": guests.probe_key(golden.key)},
         "verified": {},
@@ -260,6 +267,7 @@ def _create(plan: Plan, provider: Provider) -> None:
 
 def _deploy(plan: Plan) -> None:
     packstack.deploy(plan)
+    storage.place(plan)
     # Only hosts that have registered can be mapped, so all of them are waited for.
     settle.settle(plan)
     packstack.map_hosts(plan)

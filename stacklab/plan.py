@@ -130,6 +130,7 @@ def resolve(
     choice = services.choose(topology, found.packstack, chosen)
     reasons += choice.left_out
     problems += choice.problems
+    problems += _without_disks(topology, chosen_provider)
     # A virtual machine has a kernel of its own, whatever the host's can do.
     datapath = "system" if chosen_provider != "lxc" or kernel_datapath() else "netdev"
     if datapath == "netdev":
@@ -153,6 +154,26 @@ def resolve(
         virt_type="kvm" if chosen_provider == "libvirt" and not where.emulated and nested() else "qemu",
         reasons=tuple(reasons),
     )
+
+
+def _without_disks(topology: Topology, provider: str) -> list[Problem]:
+    """Storage nodes that have no disk to keep anything on; a container keeps it in its own file system."""
+    if provider == "lxc":
+        return []
+    what = {"object-storage": "objects"}
+    if "lvm" in topology.answers.get("CONFIG_CINDER_BACKEND", "lvm"):
+        what["block-storage"] = "volumes"
+    return [
+        Problem(
+            topology.file,
+            "nodes",
+            f"{node.name} has no disk for {what[role]}: give it one, extra_disks: [20 GB]",
+        )
+        for node in topology.nodes
+        if not node.extra_disks and node != topology.controller
+        for role in node.roles
+        if role in what
+    ]
 
 
 def settled(topology: Topology, release: Release, distribution: str, datapath: str) -> Topology:

@@ -94,6 +94,11 @@ def known(names: Iterable[str]) -> tuple[str, ...]:
     return expand(names)
 
 
+def of_role(role: str) -> str:
+    """The service whose data nodes of a role keep; '' where the role is for none."""
+    return str(_data()["roles"].get(role, ""))
+
+
 def missing(chosen: Iterable[str]) -> list[str]:
     """What these services need and is not among them, as messages."""
     chosen = tuple(chosen)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from stacklab import cloud, namespace, remote, services, ui
+from stacklab import cloud, namespace, remote, services, storage, ui
 from stacklab.errors import CommandFailed, LabError, NotHealthy
 from stacklab.plan import Plan
 
@@ -79,7 +79,9 @@ def _checks(plan: Plan, since: datetime | None) -> Iterator[tuple[str, Callable[
     if "neutron" in plan.topology.services:
         yield "network agents", lambda: _agents(plan, connection(), since)
     if "cinder" in plan.topology.services:
-        yield "volume services", lambda: _volumes(connection(), since)
+        yield "volume services", lambda: _volumes(plan, connection(), since)
+    if "swift" in plan.topology.services:
+        yield "object servers", lambda: _objects(plan)
     if "heat" in plan.topology.services:
         yield "heat engines", lambda: _engines(connection(), since)
 
@@ -149,14 +151,34 @@ def _expected(plan: Plan) -> set[tuple[str, str]]:
     return found
 
 
-def _volumes(connection: Any, since: datetime | None) -> str:
+def _volumes(plan: Plan, connection: Any, since: datetime | None) -> str:
     services = list(connection.block_storage.services())
     down = [
         f"{s.binary} on {s.host}" for s in services if s.state != "up" or not _recent(s.updated_at, since)
     ]
-    for binary in sorted({"cinder-scheduler", "cinder-volume"} - {service.binary for service in services}):
-        down.append(f"{binary} (not registered)")
-    return f"down: {', '.join(down)}" if down else ""
+    # cinder-volume's host is node@backend
+    registered = {(service.binary, service.host.partition("@")[0]) for service in services}
+    there = {node.fqdn for node in storage.keepers(plan.topology, storage.BLOCK)}
+    expected = {("cinder-volume", host) for host in there}
+    expected.add(("cinder-scheduler", plan.topology.controller.fqdn))
+    down += [f"{binary} on {host} (not registered)" for binary, host in sorted(expected - registered)]
+    stray = [f"{b} on {host}" for b, host in sorted(registered) if b == "cinder-volume" and host not in there]
+    return _of_storage(down, stray)
+
+
+def _objects(plan: Plan) -> str:
+    there = storage.keepers(plan.topology, storage.OBJECT)
+    found = list(storage.servers(plan))
+    return _of_storage(
+        [f"{name} on {node.fqdn}" for name, node, up in found if not up],
+        [f"{name} on {node.fqdn}" for name, node, up in found if up and node not in there],
+    )
+
+
+def _of_storage(down: list[str], stray: list[str]) -> str:
+    """What is down, and what runs on a node that is not for it."""
+    found = [f"down: {', '.join(down)}"] if down else []
+    return "; ".join([*found, *([f"on the wrong node: {', '.join(stray)}"] if stray else [])])
 
 
 def _engines(connection: Any, since: datetime | None) -> str:

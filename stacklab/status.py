@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stacklab import cloud, lab, namespace, settle, snapshots, stages, ui
+from stacklab import cloud, lab, namespace, settle, snapshots, stages, storage, ui
 from stacklab.plan import Plan
 
 WATCH_SECONDS = 5.0
@@ -86,6 +86,9 @@ def _services(plan: Plan, connection: Any) -> Iterator[dict[str, Any]]:
     if "cinder" in plan.topology.services:
         for service in connection.block_storage.services():
             yield {"name": service.binary, "host": service.host, "up": service.state == "up"}
+    if "swift" in plan.topology.services:
+        for name, node, up in storage.servers(plan):
+            yield {"name": name, "host": node.fqdn, "up": up}
 
 
 def _instances(connection: Any) -> list[dict[str, Any]]:

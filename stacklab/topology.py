@@ -108,9 +108,22 @@ def parse(text: str, file: str) -> Topology:
         network_agent=check.choice(top, "network_agent", NETWORK_AGENTS),
         answers=_answers(check, top.get("answers")),
     )
+    for problem in _purposeless(topology):
+        check.problem("nodes", problem)
     if check.problems:
         raise InvalidInput(check.problems)
     return topology
+
+
+def _purposeless(topology: Topology) -> list[str]:
+    """What nodes of a storage role lack: the service whose data they are to keep."""
+    needs = {role: services.of_role(role) for role in ROLES}
+    return [
+        f"{node.name} has the role {role}, for {needs[role]}: add '{needs[role]}' to services"
+        for node in topology.nodes
+        for role in node.roles
+        if topology.services and needs[role] and needs[role] not in topology.services
+    ]
 
 
 def _nodes(check: Checker, value: Any, networks: Networks, domain: str) -> tuple[Node, ...]:

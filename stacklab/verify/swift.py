@@ -1,12 +1,17 @@
-"""Swift: an object is put, listed and got back with the same bytes, and a wrong checksum is refused."""
+"""Swift: an object is put, listed and got back with the same bytes; it lies where objects belong.
+
+A wrong checksum is refused.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Iterator
 from typing import Any
 
+from stacklab import remote, storage
 from stacklab.errors import NotHealthy
 from stacklab.verify.context import PREFIX, Context, Row, Timer
 
@@ -33,6 +38,35 @@ def check(context: Context) -> Iterator[Row]:
     if names != [OBJECT]:
         raise NotHealthy(f"Swift lists {names} instead of {OBJECT}")
     yield timer.row("object got", "the same bytes, by sha256")
+    account = swift.get_endpoint().rpartition("/")[2]
+    yield timer.row("object's place", _place(context, account))
+
+
+def _place(context: Context, account: str) -> str:
+    """The nodes and devices that the rings give the object to, each asked whether it has it."""
+    import requests
+
+    nodes = {node.management: node for node in storage.keepers(context.plan.topology, storage.OBJECT)}
+    command = f"swift-get-nodes /etc/swift/object.ring.gz {account} {PREFIX} {OBJECT}"
+    said = remote.ssh(context.plan, context.plan.topology.controller, command).output
+    # It prints a command for each place; those after the replicas' are where one would go if theirs failed.
+    found = re.findall(r'-XHEAD "(http://([\d.]+):\d+/([^/]+)/[^"]+)"(?!.*\[Handoff\])', said)
+    if not found:
+        raise NotHealthy(f"Swift's rings have no place for an object: {said[:200]}")
+    session = requests.Session()
+    session.trust_env = False
+    places, missed = [], []
+    for url, address, device in found:
+        if address not in nodes:
+            raise NotHealthy(f"Swift's rings place objects on {address} instead of {', '.join(nodes)}")
+        status = session.head(url, timeout=10).status_code
+        if status == 200:
+            places.append(f"{nodes[address].name}, {device}")
+        else:  # a replica may come later
+            missed.append(f"{nodes[address].name}, {device} answers {status}")
+    if not places:
+        raise NotHealthy(f"the object is on none of its devices: {'; '.join(missed)}")
+    return "; ".join(places)
 
 
 def _expect(status: int, answer: Any) -> Any:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from stacklab import storage
 from stacklab.errors import NotHealthy
 from stacklab.verify import instances
 from stacklab.verify.context import PREFIX, Context, Row, Timer, until
@@ -21,7 +22,7 @@ def check(context: Context) -> Iterator[Row]:
     timer = Timer()
     volume = context.demo.block_storage.create_volume(name=PREFIX, size=1)
     _wait(context, volume, "available")
-    yield timer.row("volume", "1 GiB, available")
+    yield timer.row("volume", f"1 GiB, available, on {_keeper(context, volume)}")
     writer, reader = context.servers["provider"], context.servers["tenant"]
     _attach(context, volume, writer)
     name = _said(context, writer, r"instance-id=(i-[0-9a-f]+)")
@@ -34,6 +35,26 @@ def check(context: Context) -> Iterator[Row]:
         raise NotHealthy(f"the volume held {held!r} where {name} was written")
     yield timer.row("volume attached elsewhere", f"holds what {name} wrote")
     _detach(context, volume, reader)
+
+
+def _keeper(context: Context, volume: Any) -> str:
+    """The node whose cinder-volume has the volume."""
+    host = str(context.admin.block_storage.get_volume(volume.id).host)
+    expected = storage.keepers(context.plan.topology, storage.BLOCK)
+    for node in expected:
+        if host.partition("@")[0] == node.fqdn:
+            return node.name
+    names = ", ".join(node.fqdn for node in expected)
+    raise NotHealthy(
+        f"the volume is on {host} instead of {names}", hint="`invoke status` shows what runs where"
+    )
+
+
+def _logs(context: Context) -> str:
+    names = [node.name for node in storage.keepers(context.plan.topology, storage.BLOCK)]
+    return (
+        f"see /var/log/cinder on {', '.join(dict.fromkeys((*names, context.plan.topology.controller.name)))}"
+    )
 
 
 def _attach(context: Context, volume: Any, server: Any) -> None:
@@ -50,7 +71,7 @@ def _wait(context: Context, volume: Any, status: str) -> None:
     def reached() -> str:
         now = context.demo.block_storage.get_volume(volume.id).status
         if now.startswith("error"):
-            raise NotHealthy(f"the volume is in {now}", hint="see /var/log/cinder on the controller")
+            raise NotHealthy(f"the volume is in {now}", hint=_logs(context))
         return str(now) if now == status else ""
 
     until(f"volume that is {status}", SECONDS, reached)

@@ -157,7 +157,11 @@ def test_a_compute_node_of_another_name_and_size_is_one_too(make_plan: Maker, ma
         (2, "name: multi-compute -> name: other"),
         (2, "\nnodes: -> \nanswers: {CONFIG_DEBUG_MODE: true}\nnodes:"),
         (2, "\nnodes: -> \nnetworks: {tenant: {cidr: 172.16.2.0/24}}\nnodes:"),
-        (1, "\nnodes: -> \nnodes:\n  block: {roles: [block-storage], management: 10.0.0.71}"),
+        (
+            1,
+            "\nnodes: -> \nservices: [beginner, cinder]\nnodes:\n"
+            "  block: {roles: [block-storage], management: 10.0.0.71}",
+        ),
         (1, "\nnodes: -> \nnodes:\n  both: {roles: [compute, network], management: 10.0.0.71}"),
     ],
 )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,28 @@ def test_shipped_topologies(name: str, datapath: str, make_plan: Callable[..., P
         datapath=datapath,
         reasons=(*CHOSEN, USERSPACE) if datapath == "netdev" else CHOSEN,
     )
+
+
+def test_storage_nodes_need_disks_where_they_are_machines(make_plan: Callable[..., Plan]) -> None:
+    def bare(*roles: str, **changes: Any) -> Topology:
+        lab = load("storage")
+        nodes = [
+            dataclasses.replace(node, extra_disks=()) if set(roles) & set(node.roles) else node
+            for node in lab.nodes
+        ]
+        return dataclasses.replace(lab, nodes=tuple(nodes), **changes)
+
+    make_plan("storage")
+    assert resolve(bare("block-storage", "object-storage"), provider="lxc").provider == "lxc"
+    with pytest.raises(InvalidInput) as caught:
+        resolve(bare("block-storage", "object-storage"), provider="libvirt")
+    assert [f"{problem.path}: {problem.message}" for problem in caught.value.problems] == [
+        "nodes: block1 has no disk for volumes: give it one, extra_disks: [20 GB]",
+        "nodes: object1 has no disk for objects: give it one, extra_disks: [20 GB]",
+    ]
+    elsewhere = {"CONFIG_CINDER_BACKEND": "nfs", "CONFIG_CINDER_NFS_MOUNTS": "192.0.2.7:/export"}
+    assert resolve(bare("block-storage", answers=elsewhere), provider="libvirt").provider == "libvirt"
+    assert resolve(load("storage"), provider="libvirt").provider == "libvirt"
 
 
 @pytest.mark.parametrize("name", ["two-node", "vmware-notes", "storage"])

@@ -24,7 +24,7 @@ MEANING = {
     *("management-range-too-many", "management-reserved", "name-twice", "overlaps", "pool-backwards"),
     *("pool-with-gateway", "provider-outside", "roles-missing", "roles-missing-others"),
     *("services-dependencies", "services-more-dependencies", "services-without-beginner"),
-    *("tunnel-host", "tunnel-small"),
+    *("storage-roles", "tunnel-host", "tunnel-small"),
 }
 
 

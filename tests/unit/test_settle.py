@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from stacklab import cloud, namespace, remote, settle
+from stacklab import cloud, namespace, remote, settle, storage
 from stacklab.errors import CommandFailed, NotHealthy
 from stacklab.plan import Plan
 from stacklab.run import Result
@@ -146,20 +146,55 @@ def test_an_agent_that_has_wired_nothing_yet(two_node: Plan, connection: Cloud) 
     assert settle._agents(two_node, connection, None).startswith("down: ")
 
 
-def cinder(*services: tuple[str, str, str]) -> Thing:
-    found = [Thing(binary=b, host="controller", state=state, updated_at=at) for b, state, at in services]
+CONTROLLER = "controller.lab.test"
+
+
+def cinder(*services: tuple[str, str, str, str]) -> Thing:
+    found = [Thing(binary=b, host=host, state=state, updated_at=at) for b, host, state, at in services]
     return Thing(block_storage=Thing(services=lambda: iter(found)))
 
 
-def test_volume_services() -> None:
-    scheduler, volume = ("cinder-scheduler", "up", AFTER), ("cinder-volume", "up", AFTER)
-    assert settle._volumes(cinder(scheduler, volume), SINCE) == ""
-    assert settle._volumes(cinder(scheduler), SINCE) == "down: cinder-volume (not registered)"
-    stale = ("cinder-volume", "up", BEFORE)
-    assert settle._volumes(cinder(scheduler, stale), SINCE) == "down: cinder-volume on controller"
-    assert settle._volumes(cinder(scheduler, stale), None) == ""
-    dead = ("cinder-volume", "down", AFTER)
-    assert settle._volumes(cinder(scheduler, dead), SINCE) == "down: cinder-volume on controller"
+def test_volume_services(two_node: Plan) -> None:
+    scheduler = ("cinder-scheduler", CONTROLLER, "up", AFTER)
+    volume = ("cinder-volume", f"{CONTROLLER}@nfs", "up", AFTER)
+    assert settle._volumes(two_node, cinder(scheduler, volume), SINCE) == ""
+    missing = f"down: cinder-volume on {CONTROLLER} (not registered)"
+    assert settle._volumes(two_node, cinder(scheduler), SINCE) == missing
+    missing = f"down: cinder-scheduler on {CONTROLLER} (not registered)"
+    assert settle._volumes(two_node, cinder(volume), SINCE) == missing
+    stale = ("cinder-volume", f"{CONTROLLER}@nfs", "up", BEFORE)
+    down = f"down: cinder-volume on {CONTROLLER}@nfs"
+    assert settle._volumes(two_node, cinder(scheduler, stale), SINCE) == down
+    assert settle._volumes(two_node, cinder(scheduler, stale), None) == ""
+    dead = ("cinder-volume", f"{CONTROLLER}@nfs", "down", AFTER)
+    assert settle._volumes(two_node, cinder(scheduler, dead), SINCE) == down
+
+
+def test_volumes_belong_to_the_nodes_of_their_role(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan("storage")
+    scheduler = ("cinder-scheduler", CONTROLLER, "up", AFTER)
+    right = ("cinder-volume", "block1.lab.test@nfs", "up", AFTER)
+    wrong = ("cinder-volume", f"{CONTROLLER}@nfs", "up", AFTER)
+    assert settle._volumes(plan, cinder(scheduler, right), SINCE) == ""
+    stray = f"on the wrong node: cinder-volume on {CONTROLLER}"
+    assert settle._volumes(plan, cinder(scheduler, right, wrong), SINCE) == stray
+    missing = "down: cinder-volume on block1.lab.test (not registered)"
+    assert settle._volumes(plan, cinder(scheduler, wrong), SINCE) == f"{missing}; {stray}"
+
+
+def test_objects_belong_to_the_nodes_of_their_role(
+    make_plan: Callable[..., Plan], two_node: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan("storage")
+    listening = {("10.0.0.51", port) for port in storage.PORTS}
+    monkeypatch.setattr(storage, "_listens", lambda *place: place in listening)
+    assert settle._objects(plan) == ""
+    names = [f"swift-{kind}-server on {CONTROLLER}" for kind in ("object", "container", "account")]
+    assert settle._objects(two_node) == f"down: {', '.join(names)}"
+    listening.remove(("10.0.0.51", 6001))
+    assert settle._objects(plan) == "down: swift-container-server on object1.lab.test"
+    listening |= {("10.0.0.51", 6001), ("10.0.0.11", 6000)}
+    assert settle._objects(plan) == f"on the wrong node: swift-object-server on {CONTROLLER}"
 
 
 def test_heat_engines_of_earlier_starts_do_not_count() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import nullcontext
 from types import SimpleNamespace as Thing
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stacklab import cloud, files, inventory, lab, namespace, settle, status
+from stacklab import cloud, files, inventory, lab, namespace, settle, status, storage
 from stacklab.plan import Plan
 
 
@@ -73,6 +74,18 @@ def test_for_machines(running: Plan, capsys: pytest.CaptureFixture[str]) -> None
     assert found["instances"][0]["host"] == "compute1.lab.test"
     assert found["images"] == [{"name": "cirros", "status": "active", "size": 13 << 20}]
     assert found["nodes"][0]["address"] == "10.0.0.11"
+
+
+def test_storage_is_shown_on_the_nodes_that_have_it(
+    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = Cloud()
+    volume = Thing(binary="cinder-volume", host="block1.lab.test@nfs", state="up")
+    vars(connection)["block_storage"] = Thing(services=lambda: [volume])
+    monkeypatch.setattr(storage, "_listens", lambda address, port: (address, port) == ("10.0.0.51", 6000))
+    found = list(status._services(make_plan("storage"), connection))
+    assert status._of_node(found, "block1.lab.test") == "1 up"
+    assert status._of_node(found, "object1.lab.test") == "down: swift-account-server, swift-container-server"
 
 
 def test_a_cloud_that_does_not_answer(running: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace as Thing
 from typing import Any
 
 import pytest
+import requests
 
+from stacklab import remote
 from stacklab.errors import NotHealthy
 from stacklab.plan import Plan
 from stacklab.verify import heat, instances, magnum, swift, telemetry, volumes
@@ -53,6 +56,55 @@ class Store:
     def objects(self, container: str) -> list[Thing]:
         return [Thing(name="random-bytes")]
 
+    def get_endpoint(self) -> str:
+        return "http://10.0.0.11:8080/v1/AUTH_1"
+
+
+def rings(monkeypatch: pytest.MonkeyPatch, *addresses: str, answers: dict[str, int]) -> None:
+    """swift-get-nodes says these addresses, whose servers answer with a status each, and a handoff."""
+    curls = [
+        f'curl -g -I -XHEAD "http://{address}:6000/disk1/7/AUTH_1/{PREFIX}/random-bytes"'
+        for address in (*addresses, "10.0.0.99")
+    ]
+    said = "Partition\t7\n" + "\n".join(curls) + " # [Handoff]\n"
+
+    def ssh(plan: Plan, node: Any, command: str) -> Thing:
+        assert command == f"swift-get-nodes /etc/swift/object.ring.gz AUTH_1 {PREFIX} random-bytes"
+        return Thing(output=said)
+
+    def head(session: requests.Session, url: str, timeout: float) -> Thing:
+        assert not session.trust_env
+        return Thing(status_code=answers[url.split("/")[2].partition(":")[0]])
+
+    monkeypatch.setattr(remote, "ssh", ssh)
+    monkeypatch.setattr(requests.Session, "head", head)
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"10.0.0.51": 200}, ""),
+        ({"10.0.0.51": 404}, "on none of its devices: object1, disk1 answers 404"),
+        ({"10.0.0.11": 200}, "place objects on 10.0.0.11 instead of 10.0.0.51"),
+        ({}, "have no place for an object"),
+    ],
+)
+def test_where_an_object_is(
+    answers: dict[str, int],
+    message: str,
+    make_plan: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rings(monkeypatch, *answers, answers=answers)
+    if not answers:
+        monkeypatch.setattr(remote, "ssh", lambda *_: Thing(output="[Errno 2] No such file"))
+    rows = swift.check(Context(make_plan("storage"), None, Thing(object_store=Store())))
+    if not message:
+        assert list(rows)[-1].result == "object1, disk1"
+        return
+    with pytest.raises(NotHealthy, match=message):
+        list(rows)
+
 
 @pytest.mark.parametrize(
     ("store", "message"),
@@ -63,10 +115,11 @@ class Store:
         (Store(status=503), "answered 503 instead of 200"),
     ],
 )
-def test_swift(store: Store, message: str, two_node: Plan) -> None:
+def test_swift(store: Store, message: str, two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    rings(monkeypatch, "10.0.0.11", answers={"10.0.0.11": 200})
     context = Context(two_node, None, Thing(object_store=store))
     if not message:
-        assert [row.what for row in swift.check(context)] == ["object put", "object got"]
+        assert [row.what for row in swift.check(context)] == ["object put", "object got", "object's place"]
         return
     with pytest.raises(NotHealthy, match=message):
         list(swift.check(context))
@@ -101,6 +154,17 @@ class Disks:
         self.status = "available"
 
 
+def admin(host: str) -> Thing:
+    """Who sees where a volume is."""
+    return Thing(block_storage=Thing(get_volume=lambda volume: Thing(host=host)))
+
+
+def test_a_volume_on_the_wrong_node(make_plan: Callable[..., Plan]) -> None:
+    context = Context(make_plan("storage"), admin("controller.lab.test@nfs#nfs"), Disks(""))
+    with pytest.raises(NotHealthy, match=r"is on controller\.lab\.test@nfs#nfs instead of block1\.lab\.test"):
+        list(volumes.check(context))
+
+
 @pytest.mark.parametrize(
     ("held", "status", "message"),
     [
@@ -113,9 +177,10 @@ class Disks:
 )
 def test_volumes(held: str, status: str, message: str, two_node: Plan) -> None:
     servers = {"provider": Thing(id="w", name="writer"), "tenant": Thing(id="r", name="reader")}
-    context = Context(two_node, None, Disks(held, status), servers)
+    context = Context(two_node, admin("controller.lab.test@nfs#nfs"), Disks(held, status), servers)
     if not message:
         rows = [row.result for row in volumes.check(context)]
+        assert rows[0] == "1 GiB, available, on controller"
         assert rows[-1] == "holds what i-00000001 wrote"
         return
     with pytest.raises(NotHealthy, match=message):
