@@ -36,7 +36,13 @@ class _Pages(BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
+        here, there = (f"http://{host}/" for host in (self.headers.get("Host"), self.target[0]))
+        headers = {
+            # Apache knows the dashboard by the controller's names only, and Django refuses forms from elsewhere.
+            name: self.target[0] if name.lower() == "host" else f"{value}/".replace(here, there)[:-1]
+            for name, value in self.headers.items()
+            if name.lower() not in _HOP
+        }
         try:
             upstream = http.client.HTTPConnection(*self.target, timeout=SECONDS)
             upstream.request(self.command, self.path, body or None, headers)
@@ -52,7 +58,7 @@ class _Pages(BaseHTTPRequestHandler):
         self.send_response(answer.status, answer.reason)
         for name, value in answer.getheaders():
             if name.lower() not in _HOP:
-                self.send_header(name, value)
+                self.send_header(name, value.replace(there, here))
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
