@@ -38,7 +38,7 @@ class _Pages(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         here, there = (f"http://{host}/" for host in (self.headers.get("Host"), self.target[0]))
         headers = {
-            # Apache knows the dashboard by the controller's names only, and Django refuses forms from elsewhere.
+            # Apache knows the dashboard by the controller's names only; Django wants forms from there.
             name: self.target[0] if name.lower() == "host" else f"{value}/".replace(here, there)[:-1]
             for name, value in self.headers.items()
             if name.lower() not in _HOP
