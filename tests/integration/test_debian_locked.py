@@ -17,7 +17,8 @@ from stacklab import base, dib, locked, repositories
 from stacklab.errors import LabError
 from stacklab.locked import Manifest, Package
 
-pytestmark = pytest.mark.integration
+# Several minutes: wider than CI.
+pytestmark = [pytest.mark.integration, pytest.mark.matrix]
 
 ELEMENTS = ("debian-minimal", "stacklab-golden")
 FIXED = {"DIB_RELEASE": "bookworm", "DIB_DEBUG_TRACE": "0", "PYTHONHASHSEED": "0"}
