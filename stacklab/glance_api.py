@@ -110,15 +110,16 @@ class Glance:
     def patch(self, row: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         """Make the image's attributes as `wanted`; False where they were so already.
 
-        Properties that an upload of ours set before, and that are not wanted any more, go.
+        Where they are all that an upload wants, properties go that one of ours set before.
         """
         changes = [
             {"op": "replace" if name in row else "add", "path": f"/{name}", "value": value}
             for name, value in wanted.items()
             if name not in row or row[name] != value
         ]
-        dropped = set(str(row.get(OWN_PROPERTIES, "")).split(",")) - set(wanted)
-        changes += [{"op": "remove", "path": f"/{name}"} for name in sorted(dropped & set(row))]
+        if OWN_PROPERTIES in wanted:  # all of them, not one change
+            dropped = set(str(row.get(OWN_PROPERTIES, "")).split(",")) - set(wanted)
+            changes += [{"op": "remove", "path": f"/{name}"} for name in sorted(dropped & set(row))]
         if not changes:
             return False
         response = self.call("PATCH", f"/v2/images/{row['id']}", json=changes, headers=_PATCH)
