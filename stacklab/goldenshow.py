@@ -72,12 +72,15 @@ def about(image: Golden) -> dict[str, Any]:
     and digest, and `--locked` takes exactly them, but the bytes differ from build to build.
     """
     packages = image.directory / "packages.txt"
+    known = files.read_json(image.directory / "metadata.json")
+    # Built twice and compared: trees of Debian (tests/integration/test_golden_twice.py).
+    same = known["distribution"].startswith("debian-") and known["provider"] == "lxc"
     return {
         "directory": str(image.directory),
-        "kind": "recorded",
+        "kind": "reproducible" if same else "recorded",
         "packages": len(packages.read_text(encoding="utf-8").splitlines()),
         "manifest-sha256": hashlib.sha256(packages.read_bytes()).hexdigest(),
-        **files.read_json(image.directory / "metadata.json"),
+        **known,
     }
 
 

@@ -36,6 +36,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 "built": 1700000000,
                 "seconds": 200,
                 "builder": "dib",
+                "distribution": "debian-12",
+                "provider": name.split("-")[2],
                 "release": "zed",
                 "sha256": hashlib.sha256(b"a disk").hexdigest(),
                 "inputs": {"contract": 2, "elements": {"vm-node": "0123"}},
@@ -100,6 +102,8 @@ def test_shown(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     goldenshow.show(image, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["packages"] == 4
+    assert found["kind"] == "reproducible"
+    assert goldenshow.about(goldenshow.find("debian-12-libvirt-bbbb"))["kind"] == "recorded"
     assert found["manifest-sha256"] == hashlib.sha256(OLD.encode()).hexdigest()
     goldenshow.show(image, as_json=False)
     said = capsys.readouterr().out
