@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import answercheck, answers, keytable, plan, releases, topology
+from stacklab import answercheck, answers, keytable, plan, releases, services, topology
 from stacklab.errors import InvalidInput
 from tests.integration.packstack_reader import (
     ABSENT,
@@ -96,6 +96,34 @@ def test_packstack_takes_every_service_of_its_own(version: str, tmp_path: Path) 
     reading = read(version, {"all": text}, tmp_path)["all"]
     assert (reading.error, reading.output) == ("", "")
     assert len(reading.conf) > 150
+
+
+def with_needs(name: str) -> set[str]:
+    found = [name]
+    for one in found:
+        found += [need for need in services.table()[one].needs if need not in found]
+    return set(found)
+
+
+@pytest.mark.parametrize("version", INSTALLABLE)
+def test_packstack_takes_each_service_that_we_say_it_has(version: str, tmp_path: Path) -> None:
+    """One at a time, with what it needs, on every distribution that the release runs on."""
+    release = releases.release(INSTALLABLE[version])
+    lab = topology.load("two-node", PROJECT / "topologies")
+    texts, switches = {}, {}
+    for distribution in release.distributions:
+        for name, service in services.table().items():
+            needs = with_needs(name)
+            if any(services.obstacle(need, version, distribution) for need in needs):
+                continue
+            chosen = services.expand(("beginner", *needs))
+            asked = replace(lab, services=chosen, named_services=tuple(needs))
+            texts[f"{distribution} {name}"] = answers.of_release(asked, release.name, distribution)
+            switches[f"{distribution} {name}"] = service.switch
+    assert len(texts) >= 10
+    for what, reading in read(version, texts, tmp_path).items():
+        taken_as_it_is(texts[what], reading)
+        assert not switches[what] or values(texts[what])[switches[what]] == "y", what
 
 
 @pytest.mark.parametrize(
