@@ -51,9 +51,12 @@ def verify(plan: Plan) -> list[Row]:
             try:
                 for name, check in checks:
                     ui.detail(f"verifying {name}")
-                    with _explained(plan, name):
+                    with _explained(name):
                         rows += check.check(context)
                 failed = False
+            except NotHealthy as error:
+                message = f"{error.message}\n  the nodes as they were: {_evidence(plan)}"
+                raise NotHealthy(message, error.hint) from error
             finally:
                 ui.say("removing what the checks made")
                 try:
@@ -66,20 +69,15 @@ def verify(plan: Plan) -> list[Row]:
 
 
 @contextmanager
-def _explained(plan: Plan, name: str) -> Iterator[None]:
-    """Turn what a check of a service died of into NotHealthy, with what the nodes looked like."""
+def _explained(name: str) -> Iterator[None]:
+    """What a cloud answers wrongly, as NotHealthy that names the service."""
     from keystoneauth1.exceptions import ClientException
     from openstack.exceptions import SDKException
 
     try:
         yield
-    except NotHealthy as error:
-        message, hint = error.message, error.hint
     except (ClientException, SDKException) as error:
-        message, hint = f"{name}: {error}", f"on the controller: /var/log/{name}"
-    else:
-        return
-    raise NotHealthy(f"{message}\n  the nodes as they were: {_evidence(plan)}", hint)
+        raise NotHealthy(f"{name}: {error}", hint=f"on the controller: /var/log/{name}") from error
 
 
 def _evidence(plan: Plan) -> Path:
@@ -94,5 +92,5 @@ def _evidence(plan: Plan) -> Path:
 
 def _sweep(context: Context, checks: list[tuple[str, ModuleType]]) -> None:
     for name, check in reversed(checks):
-        with _explained(context.plan, name):
+        with _explained(name):
             check.sweep(context)

@@ -1,4 +1,4 @@
-"""Horizon: demo logs in by the form and sees the instances."""
+"""Horizon: demo logs in by the form, as a browser does, and sees the instances."""
 
 from __future__ import annotations
 

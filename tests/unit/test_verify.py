@@ -257,7 +257,12 @@ def test_what_was_made_goes_whatever_happens(
             if fails and name == "horizon":
                 raise fails
 
-        return Thing(check=check, sweep=lambda context: seen.append(f"sweep {name}"))
+        def sweep(context: Context) -> None:
+            seen.append(f"sweep {name}")
+            if "nova" in seen and name == "nova" and fails:
+                raise HttpException("not swept")
+
+        return Thing(check=check, sweep=sweep)
 
     monkeypatch.setattr(settle, "quick", lambda plan: "")
     monkeypatch.setattr(namespace, "entered", lambda plan: nullcontext())
