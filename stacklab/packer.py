@@ -15,7 +15,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from stacklab import access, base, dib, distributions, download, files, goldendib, hooks, kvm, releases, ui
+from stacklab import (
+    access,
+    base,
+    dib,
+    diskfiles,
+    distributions,
+    download,
+    files,
+    goldendib,
+    hooks,
+    kvm,
+    releases,
+    ui,
+)
 from stacklab import inputs as sources
 from stacklab.base import Spec
 from stacklab.errors import CommandFailed, InvalidInput, LabError, Problem
@@ -76,6 +89,7 @@ def make(spec: Spec, work: Path, log: Path) -> dict[str, Any]:
         raise
     raw = work / "disk.raw"
     run(["qemu-img", "convert", "-O", "raw", _result(out), raw], log=log, timeout=1800)
+    diskfiles.forget_deleted(raw, log)
     about = base.take_disk(raw, work, spec.provider, log, base.hosts_of_build(spec))
     return {**about, "source": {"digest": source.digest, "proof": source.proof}}
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab.driving import PROJECT, invoke, invoke_and_interrupt, invoke_and_kill, lab_name
 
-pytestmark = pytest.mark.matrix
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 
 LAB, OTHER = lab_name("bare"), lab_name("bare-2")
 HERE, THERE = ("--lab", LAB), ("--lab", OTHER)

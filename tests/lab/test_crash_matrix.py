@@ -29,7 +29,7 @@ from tests.lab.driving import (
     lab_name,
 )
 
-pytestmark = pytest.mark.matrix
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 
 LAB, OTHER = lab_name("crash"), lab_name("crash-2")
 HERE, THERE = ("--lab", LAB), ("--lab", OTHER)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab.driving import footprint, invoke, invoke_and_kill
 
-pytestmark = pytest.mark.matrix
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 
 
 @pytest.fixture

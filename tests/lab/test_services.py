@@ -12,7 +12,7 @@ import pytest
 from tests.lab.dashboard import look
 from tests.lab.driving import PROJECT, footprint, invoke
 
-pytestmark = pytest.mark.matrix
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 LAB = "m-services"
 ROWS = (
     *("object got", "volume attached elsewhere", "Heat stack deleted", "metric cpu", "alarm", "Magnum"),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.driving import footprint, invoke, lab_name
 
-pytestmark = pytest.mark.matrix
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 LAB = lab_name("m-storage")
 ROWS = ("available, on block1", "volume attached elsewhere", "object got", "object1, disk1", "floating IP")
 CINDER = "cinder-volume.service"

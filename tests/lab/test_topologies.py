@@ -12,7 +12,7 @@ import pytest
 
 from tests.lab.driving import PROJECT, Ran, invoke, invoke_and_kill
 
-pytestmark = pytest.mark.matrix
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 
 
 @pytest.fixture
