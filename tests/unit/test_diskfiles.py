@@ -23,11 +23,12 @@ def disk(tmp_path: Path) -> Path:
     image = tmp_path / "disk.raw"
     image.touch()
     image.open("r+b").truncate(32 << 20)
-    for argv, text in (
+    commands: tuple[tuple[list[str | Path], str], ...] = (
         (["sfdisk", "-q", image], "label: dos\nstart=2048, type=83\n"),
         (["mkfs.ext4", "-q", "-F", "-d", tmp_path / "tree", "-E", f"offset={OFFSET}", image, "30M"], ""),
         (["debugfs", "-w", "-R", "rm /secret", f"{image}?offset={OFFSET}"], ""),
-    ):
+    )
+    for argv, text in commands:
         subprocess.run(argv, input=text, text=True, check=True, capture_output=True)
     return image
 
