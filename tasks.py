@@ -11,6 +11,6 @@ namespace.add_task(base.build_base)
 namespace.add_task(tests.test)
 namespace.add_task(releases.releases)
 namespace.add_task(releases.answers)
-namespace.add_collection(Collection("base", base.list_, base.show, base.diff, base.verify))
+namespace.add_collection(Collection("base", base.list_, base.show, base.diff, base.verify, base.delete))
 for module in (boxes, images, inputs, snapshots, topologies):
     namespace.add_collection(Collection.from_module(module))

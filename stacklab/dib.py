@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -25,10 +25,14 @@ def argv(elements: Sequence[str], kind: str, out: Path) -> list[str]:
     """The command that builds OUT.KIND (tar, raw, …) of `elements`.
 
     In a mount namespace of its own: a container started meanwhile would copy dib's
-    mounts and keep its loop devices busy, and a killed build leaves no mounts behind.
+    mounts and keep its loop devices busy, and a killed build leaves no mounts behind. And in a
+    process namespace: nothing of a build outlives it, where a package manager would go on
+    and hold the cache of packages. Its shell is process 1, which no signal but SIGKILL reaches.
     """
     return [
+        *("setpriv", "--pdeathsig", "KILL", "--"),
         *("unshare", "--mount", "--propagation", "private"),
+        *("--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", '"$@"; exit $?', "sh"),
         str(Path(sys.executable).with_name("disk-image-create")),
         *("-a", "amd64", "-t", kind, "-o", str(out)),
         *elements,
@@ -179,6 +183,15 @@ def build(argv: Sequence[str], log: Path, environment: Mapping[str, str], timeou
             f"diskimage-builder failed:\n{text}",
             hint="the same command starts the build anew",
         ) from error
+
+
+def mounted_below(path: Path) -> bool:
+    """Whether any process has something of that directory mounted, be it as a layer."""
+    for table in Path("/proc").glob("[0-9]*/mountinfo"):
+        with suppress(OSError):  # the process is gone
+            if f"{path}/" in table.read_text(encoding="utf-8", errors="replace"):
+                return True
+    return False
 
 
 def remove_tree(path: Path) -> None:

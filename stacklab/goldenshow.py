@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stacklab import base, contract, diskfiles, files, goldenboot, locked, ui
+from stacklab import base, contract, dib, diskfiles, files, goldenboot, locked, ui
 from stacklab.base import Golden, Spec
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.locked import Manifest
@@ -153,6 +153,29 @@ def _check_disk(image: Golden, sha256: str, log: Path) -> None:
         run(["qemu-img", "convert", "-O", "raw", image.disk, raw], log=log, timeout=1800)
         diskfiles.extract(raw, Path(place) / "tree", contract.TREES, contract.PROBES, log)
         base.keeps_contract(contract.check(Path(place) / "tree", "libvirt"))
+
+
+def delete(image: Golden) -> None:
+    """Remove an image from the cache.
+
+    Raises LabError while a lab of this checkout was made from it, or anything has it mounted: a lab of
+    another checkout that is down is not known.
+    """
+    labs = sorted(
+        path.parent.name
+        for path in files.labs_dir().glob("*/golden.json")
+        if files.read_json(path)["name"] == image.name
+    )
+    if labs:
+        raise LabError(
+            f"{image.name} is what the labs {', '.join(labs)} stand on",
+            hint="; ".join(f"`invoke down --lab {lab}`" for lab in labs),
+        )
+    with files.lock(image.directory.with_name(image.name + ".lock"), f"the golden image {image.name}"):
+        if dib.mounted_below(image.directory):
+            raise LabError(f"{image.name} is mounted: a lab of another checkout stands on it")
+        (image.directory / "metadata.json").unlink()  # from now on it is no image
+        dib.remove_tree(image.directory)
 
 
 def changes(found: Sequence[tuple[str, str, str]]) -> str:

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
-from stacklab import snapshots, stages
+from stacklab import signals, snapshots, stages
 from stacklab.errors import Interrupted
 from stacklab.plan import Plan
-
-# A closed terminal, or a supervisor that ends its job, is no reason to leave programs behind.
-_LIKE_CTRL_C = (signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def explained(plan: Plan) -> Iterator[None]:
     """Turn an interrupt of the block into Interrupted."""
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in _LIKE_CTRL_C:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` wants it
-                handlers[number] = signal.signal(number, _interrupt)
     try:
-        yield
+        with signals.like_ctrl_c():
+            yield
     except KeyboardInterrupt:
         raise Interrupted(*_words(plan)) from None
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _words(plan: Plan) -> tuple[str, str]:

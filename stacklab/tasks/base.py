@@ -108,3 +108,14 @@ def verify(c: Context, image: str, boot: bool = False) -> None:
     for name, value in sorted(report.items()):
         ui.out(f"{name}: {value}")
     ui.out(f"{found.name} keeps the contract")
+
+
+@task(positional=["image"], help={"image": "a golden image's name, or how it begins"})
+@edge
+def delete(c: Context, image: str) -> None:
+    """Remove a golden image that no lab stands on from the cache."""
+    from stacklab import goldenshow, ui
+
+    found = goldenshow.find(image)
+    goldenshow.delete(found)
+    ui.say(f"{found.name} is gone")

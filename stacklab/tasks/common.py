@@ -21,12 +21,13 @@ def edge(function: Task) -> Task:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        from stacklab import redact
+        from stacklab import redact, signals
         from stacklab.errors import LabError
 
         try:
             _network(args[0])
-            function(*args, **kwargs)
+            with signals.like_ctrl_c():
+                function(*args, **kwargs)
         except LabError as error:
             text = redact.text(error.message + (f"\nhint: {error.hint}" if error.hint else ""))
             raise Exit(text, code=error.exit_code) from None

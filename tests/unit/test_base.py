@@ -181,8 +181,8 @@ def test_only_metadata_makes_an_image(tmp_path: Path) -> None:
 
 def test_the_command() -> None:
     (argv,) = base.commands(SPEC, Path("/w/image"))
-    assert argv == [
-        *("unshare", "--mount", "--propagation", "private"),
+    assert argv[:5] == ["setpriv", "--pdeathsig", "KILL", "--", "unshare"]
+    assert argv[argv.index("sh", argv.index("sh") + 1) + 1 :] == [
         str(Path(sys.executable).parent / "disk-image-create"),
         *("-a", "amd64", "-t", "tar", "-o", "/w/image"),
         *("debian-minimal", "stacklab-golden", "openstack-debian", "packstack", "packstack-debian"),
@@ -358,6 +358,16 @@ def test_what_a_kill_left_is_not_built_upon(dib: Dib) -> None:
     assert base.build(SPEC) == image
     assert not (image.rootfs / "rubbish").exists()
     assert images() == {image.name}
+
+
+def test_what_a_killed_build_of_another_image_left_is_removed(dib: Dib) -> None:
+    cache = base.wanted(SPEC).directory.parent
+    for name in ("gone", "busy"):
+        files.write(cache / f".building-{name}" / "image.tar", "gigabytes")
+    with files.lock(cache / "busy.lock", "the other image"):
+        base.build(SPEC)
+    assert not (cache / ".building-gone").exists()
+    assert (cache / ".building-busy" / "image.tar").is_file()
 
 
 def test_nothing_new_is_not_built(dib: Dib) -> None:

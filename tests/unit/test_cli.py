@@ -19,7 +19,7 @@ INVOKE = Path(sys.executable).with_name("invoke")
 TASKS = {
     *(
         "build-base",
-        *("base.list", "base.show", "base.diff", "base.verify"),
+        *("base.list", "base.show", "base.diff", "base.verify", "base.delete"),
         "up",
         "reset",
         "down",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +19,7 @@ from diskimage_builder.block_device.exception import (  # type: ignore[import-un
 
 from stacklab import dib, dib_partx, files, ui
 from stacklab.errors import CommandFailed, LabError
+from stacklab.run import run
 
 
 def no_device_mapper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -110,6 +115,61 @@ def test_builds_of_one_cache_wait_for_each_other(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(build, range(3)))
+
+
+@pytest.fixture
+def endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command of a build that never ends: as sudo does, it starts a session of its own in between."""
+    if os.geteuid() != 0:
+        pytest.skip("builds need root")
+    fake = tmp_path / "bin" / "disk-image-create"
+    fake.parent.mkdir()
+    fake.write_text(
+        f"#!/bin/bash\ntrap 'touch {tmp_path}/cleaned' EXIT\n"
+        f"setsid sh -c 'echo begun; exec sleep 987.{os.getpid()}' & wait\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake.with_name("python")))
+    argv = dib.argv(["element"], "tar", tmp_path / "image")
+    monkeypatch.undo()
+    return argv
+
+
+def left() -> list[str]:
+    """The processes of `endless` that still run, within two seconds."""
+    found: list[str] = []
+    for _ in range(20):
+        found = subprocess.run(
+            ["pgrep", "-f", f"^sleep 987.{os.getpid()}"], capture_output=True, text=True, check=False
+        ).stdout.split()
+        if not found:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def test_nothing_outlives_an_interrupted_build(endless: list[str], tmp_path: Path) -> None:
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(endless, each_line=interrupt)
+    assert left() == []
+    assert (tmp_path / "cleaned").is_file(), "dib could not detach its loop devices"
+
+
+def test_nothing_outlives_a_killed_build(endless: list[str]) -> None:
+    program = (
+        f"from stacklab.run import run\nrun({endless!r}, each_line=lambda line: print(line, flush=True))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=files.PROJECT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "begun\n"
+        assert len(left()) == 1
+        parent.kill()
+    assert left() == []
 
 
 LAYOUT = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,3 +137,39 @@ def test_a_disk_that_somebody_wrote_to(cache: Path) -> None:
     image.disk.write_bytes(b"another disk")
     with pytest.raises(LabError, match="when it was built"):
         goldenshow.verify(image)
+
+
+def test_an_image_is_deleted(cache: Path) -> None:
+    image = goldenshow.find("debian-12-lxc")
+    goldenshow.delete(image)
+    assert not image.directory.exists()
+    assert len(base.built()) == 2
+
+
+def test_what_a_lab_stands_on_is_not_deleted(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = goldenshow.find("debian-12-lxc")
+    monkeypatch.setattr(files, "labs_dir", lambda: tmp_path / "labs")
+    files.write_json(tmp_path / "labs" / "mine" / "golden.json", {"name": image.name})
+    with pytest.raises(LabError, match="the labs mine stand on") as raised:
+        goldenshow.delete(image)
+    assert "invoke down --lab mine" in raised.value.hint
+    assert base.is_built(image)
+
+
+def test_what_is_mounted_is_not_deleted(cache: Path) -> None:
+    image = goldenshow.find("debian-12-lxc")
+    lower = image.directory / "rootfs"
+    lower.mkdir()
+    # A mount in a namespace of its own, as the nodes of another checkout's lab have it.
+    argv = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {lower} && echo there && exec sleep 20"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            pytest.skip("mounting needs root")
+        with pytest.raises(LabError, match="is mounted"):
+            goldenshow.delete(image)
+        process.kill()
+    assert base.is_built(image)
+    goldenshow.delete(image)

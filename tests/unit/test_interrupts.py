@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from invoke import Context, Exit
 
 from stacklab import files, interrupts, lab, remote, report, stages, timeline, ui
 from stacklab.errors import Interrupted
@@ -17,6 +18,7 @@ from stacklab.plan import Plan
 from stacklab.run import Result, run
 from stacklab.snapshots import Snapshot
 from stacklab.stages import NAMES, Progress
+from stacklab.tasks.common import edge
 
 
 def saved(plan: Plan, *names: str) -> None:
@@ -125,3 +127,22 @@ def test_nobody_waits_for_ssh_after_an_interrupt(two_node: Plan, monkeypatch: py
         remote.wait_for_ssh(two_node, deadline=60)
     assert time.monotonic() - start < 25
     assert calls
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_any_task_ends_in_order(number: signal.Signals) -> None:
+    tidied = []
+
+    @edge
+    def task(c: Context) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            tidied.append(number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Exit) as raised:
+        task(Context())
+    assert raised.value.code == 130 and "interrupted" in raised.value.message
+    assert tidied == [number] and signal.getsignal(number) == before
