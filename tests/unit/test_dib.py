@@ -135,17 +135,18 @@ def endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return argv
 
 
-def left() -> list[str]:
-    """The processes of `endless` that still run, within two seconds."""
-    found: list[str] = []
+def running() -> list[str]:
+    argv = ["pgrep", "-f", f"^sleep 987.{os.getpid()}"]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.split()
+
+
+def ended() -> bool:
+    """Whether nothing of `endless` runs any more, within two seconds."""
     for _ in range(20):
-        found = subprocess.run(
-            ["pgrep", "-f", f"^sleep 987.{os.getpid()}"], capture_output=True, text=True, check=False
-        ).stdout.split()
-        if not found:
-            break
+        if not running():
+            return True
         time.sleep(0.1)
-    return found
+    return False
 
 
 def test_nothing_outlives_an_interrupted_build(endless: list[str], tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_nothing_outlives_an_interrupted_build(endless: list[str], tmp_path: Pat
 
     with pytest.raises(KeyboardInterrupt):
         run(endless, each_line=interrupt)
-    assert left() == []
+    assert ended()
     assert (tmp_path / "cleaned").is_file(), "dib could not detach its loop devices"
 
 
@@ -167,9 +168,9 @@ def test_nothing_outlives_a_killed_build(endless: list[str]) -> None:
     ) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "begun\n"
-        assert len(left()) == 1
+        assert len(running()) == 1
         parent.kill()
-    assert left() == []
+    assert ended()
 
 
 LAYOUT = {
