@@ -109,7 +109,7 @@ def spec(
         distribution,
         release or row.release,
         builder or row.builders[0],
-        provider,
+        row.form(provider),
         tuple(sorted(set(extras))),
         source,
         (mirror or download.mirror()).rstrip("/"),
@@ -117,7 +117,7 @@ def spec(
     )
     problems = []
     if found.provider not in row.providers:
-        message = f"{provider!r} has no {row.name} image: take {', '.join(row.providers)}"
+        message = f"{provider!r} has no {row.name} image: take {', '.join(row.runs_on)}"
         problems.append(Problem("", "provider", message))
     if found.builder not in row.builders:
         message = f"{builder!r} does not build {row.name}: take {', '.join(row.builders)}"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stacklab import base, distributions, files, ui
+from stacklab import base, files, ui
 from stacklab.base import Golden
 from stacklab.errors import LabError
 from stacklab.run import run
@@ -44,9 +44,8 @@ class Box:
 
 
 def image(distribution: str, provider: str) -> Golden:
-    """The image that a box for `provider` is made of, built if need be: machines share libvirt's disk."""
-    own = provider in distributions.distribution(distribution).providers
-    return base.build(base.spec(distribution, provider if own else "libvirt"))
+    """The image that a box for `provider` is made of, built if need be."""
+    return base.build(base.spec(distribution, provider))
 
 
 def place() -> Path:

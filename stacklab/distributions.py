@@ -14,6 +14,9 @@ from stacklab.errors import InvalidInput, Problem
 
 DATA = Path(__file__).parent / "data" / "distributions.yaml"
 
+# All start from the same disk, which the table has under the first one's name.
+MACHINES = ("libvirt", "virtualbox", "vmware_desktop")
+
 
 @dataclass(frozen=True)
 class Distribution:
@@ -45,6 +48,16 @@ class Distribution:
     indexes: Mapping[str, tuple[str, ...]]
     network_agents: tuple[str, ...]
     dashboard: str
+
+    @property
+    def runs_on(self) -> tuple[str, ...]:
+        """The providers whose nodes can start from its images."""
+        found = [(*MACHINES,) if name == MACHINES[0] else (name,) for name in self.providers]
+        return tuple(name for names in found for name in names)
+
+    def form(self, provider: str) -> str:
+        """The one of `providers` whose image serves that provider too: virtual machines share a disk."""
+        return MACHINES[0] if provider in MACHINES else provider
 
 
 @cache

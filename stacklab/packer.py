@@ -41,8 +41,8 @@ BUILD_SECONDS = 4 * 3600
 _DISK = 12 << 10  # MiB
 # The installer's boot menu, in EL 7 as in EL 9: the entry that does not check the medium.
 _BOOT_COMMAND = ("<up><tab> inst.ks=http://{{ .HTTPIP }}:{{ .HTTPPort }}/ks.cfg<enter>",)
-# Where QEMU is not installed, what a provider brings builds too; its disk is the same.
-_MACHINES = {"virtualbox": ("VBoxManage", "virtualbox-iso"), "vmware_desktop": ("vmrun", "vmware-iso")}
+# By their programs. QEMU first: only it starts from a disk, too.
+_MACHINES = ((kvm.QEMU, "qemu"), ("VBoxManage", "virtualbox-iso"), ("vmrun", "vmware-iso"))
 
 
 def inputs(spec: Spec) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def commands(spec: Spec, out: Path) -> list[list[str]]:
     found = []
     if _version() >= (1, 7):
         found.append(["packer", "init", str(TEMPLATES / "init")])
-    only = f"-only={machine(spec)}.golden"
+    only = f"-only={machine()}.golden"
     variables = f"-var-file={out.with_name('golden.pkrvars.json')}"
     found.append(["packer", "build", "-color=false", only, variables, str(TEMPLATES / "golden")])
     return found
@@ -176,12 +176,10 @@ def kickstart(installer: Input, key: str, proxy: str = "", mirror: str = "") -> 
     return text.replace("@SOURCE@", "\n".join(lines)).replace("@SSH_KEY@", key)
 
 
-def machine(spec: Spec) -> str:
-    """The kind of machine that the build runs in, as packer/golden calls it."""
-    program, kind = _MACHINES.get(spec.provider, ("", "qemu"))
-    if kind == "qemu" or shutil.which(kvm.QEMU) or not shutil.which(program):
-        return "qemu"
-    return kind
+def machine() -> str:
+    """The kind of machine that builds run in, as packer/golden calls it."""
+    found = (kind for program, kind in _MACHINES if shutil.which(program))
+    return next(found, "qemu")
 
 
 def _drives(place: Path, key: str, log: Path) -> list[str]:
@@ -214,7 +212,7 @@ def _named(spec: Spec) -> Any:
 def _fetch(spec: Spec) -> Fetched:
     wanted = _wanted(spec)
     source = sources.given(wanted) if isinstance(wanted, Path) else sources.fetch(wanted, spec.mirror)
-    if not _is_installer(source) and machine(spec) != "qemu":
+    if not _is_installer(source) and machine() != "qemu":
         message = f"{source.path.name} is a disk, and only QEMU starts from one: install QEMU, or take an ISO"
         raise InvalidInput([Problem("", "source", message)])
     return source

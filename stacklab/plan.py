@@ -111,7 +111,7 @@ def resolve(
     row = distributions.distribution(chosen if named else "debian-12")
     chosen = row.name
     wanted = provider if provider != "auto" else topology.provider
-    where = choose(topology, wanted, name, row.providers, own_network)
+    where = choose(topology, wanted, name, row.runs_on, own_network)
     chosen_provider = where.provider
     reasons = list(where.reasons)
     if not named:
@@ -119,8 +119,8 @@ def resolve(
             f"distribution: {chosen} (the one that the {chosen_provider} provider has a golden image for)"
         )
     problems = []
-    if chosen_provider not in row.providers:
-        message = f"{chosen_provider} has no {chosen} image: take {', '.join(row.providers)}"
+    if chosen_provider not in row.runs_on:
+        message = f"{chosen_provider} has no {chosen} image: take {', '.join(row.runs_on)}"
         problems.append(Problem(topology.file, "provider", message))
     asked = release if release != "auto" else topology.release
     found = releases.release(row.release if asked == "auto" else asked)

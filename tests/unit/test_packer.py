@@ -178,14 +178,13 @@ def test_a_source_for_the_wrong_builder() -> None:
 
 def test_only_qemu_starts_from_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = source(tmp_path / "disk.qcow2").path
-    wanted = dataclasses.replace(spec("debian-12", str(disk)), provider="virtualbox")
-    assert packer.machine(wanted) == "qemu"
+    assert packer.machine() == "qemu"
     real = shutil.which
     here = {"qemu-system-x86_64": None, "VBoxManage": "/usr/bin/VBoxManage"}
     monkeypatch.setattr(shutil, "which", lambda name: here.get(name, real(name)))
-    assert packer.machine(wanted) == "virtualbox-iso"
+    assert packer.machine() == "virtualbox-iso"
     with pytest.raises(InvalidInput, match=r"disk.qcow2 is a disk, and only QEMU starts from one"):
-        packer.make(wanted, tmp_path / "work", tmp_path / "log")
+        packer.make(spec("debian-12", str(disk)), tmp_path / "work", tmp_path / "log")
 
 
 def test_what_the_machine_is_told_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

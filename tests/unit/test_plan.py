@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stacklab import choice, files, plan, releases, topology
+from stacklab import base, choice, files, plan, releases, topology
 from stacklab.errors import InvalidInput
 from stacklab.model import Topology
 from stacklab.plan import Plan, from_json, resolve
@@ -140,11 +140,21 @@ def test_an_agent_that_is_not_to_be_had(asked: str, release: str, distribution: 
 def test_a_provider_without_an_image_is_refused(make_plan: Callable[..., Plan]) -> None:
     make_plan()
     with pytest.raises(InvalidInput) as caught:
-        resolve(load(), provider="vmware_desktop")
+        resolve(load(), provider="lxc", distribution="rocky-9")
     assert str(caught.value) == (
-        f"{TOPOLOGIES / 'two-node.yaml'}: provider: vmware_desktop has no debian-12 image: take lxc, libvirt"
+        f"{TOPOLOGIES / 'two-node.yaml'}: provider: lxc has no rocky-9 image: "
+        "take libvirt, virtualbox, vmware_desktop"
     )
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("provider", ["libvirt", "virtualbox", "vmware_desktop"])
+@pytest.mark.parametrize("distribution", ["debian-12", "rocky-9", "centos-7"])
+def test_virtual_machines_start_from_the_same_disk(provider: str, distribution: str) -> None:
+    found = resolve(load(), provider=provider, distribution=distribution)
+    assert (found.provider, found.datapath) == (provider, "system")
+    spec = base.of(found)
+    assert spec.provider == "libvirt" and spec.elements[-1] == "stacklab-seed"
 
 
 def test_all_that_is_impossible_is_named_at_once(make_plan: Callable[..., Plan]) -> None:
@@ -152,10 +162,10 @@ def test_all_that_is_impossible_is_named_at_once(make_plan: Callable[..., Plan])
     with pytest.raises(InvalidInput) as caught:
         resolve(
             dataclasses.replace(load(), release="epoxy", network_agent="linuxbridge"),
-            provider="vmware_desktop",
+            provider="hyperv",
         )
     assert [(problem.path, problem.message) for problem in caught.value.problems] == [
-        ("provider", "vmware_desktop has no debian-12 image: take lxc, libvirt"),
+        ("provider", "hyperv has no debian-12 image: take lxc, libvirt, virtualbox, vmware_desktop"),
         ("release", "epoxy does not run on debian-12: take centos-stream-9, rocky-9"),
         ("network_agent", "epoxy on debian-12 has no linuxbridge: take openvswitch"),
     ]
