@@ -73,8 +73,8 @@ def about(image: Golden) -> dict[str, Any]:
     """
     packages = image.directory / "packages.txt"
     known = files.read_json(image.directory / "metadata.json")
-    # Built twice and compared: trees of Debian (tests/integration/test_golden_twice.py).
-    same = known["distribution"].startswith("debian-") and known["provider"] == "lxc"
+    # Built twice and compared (tests/integration/test_golden_twice.py).
+    same = known["distribution"].startswith("debian-") and known.get("builder") == "dib"
     return {
         "directory": str(image.directory),
         "kind": "reproducible" if same else "recorded",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from stacklab import boxes
 from tests import golden_images
+from tests.integration.vagrant_boxes import listed, vagrant
 
 pytestmark = pytest.mark.integration
 
@@ -26,23 +26,6 @@ def vagrant_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VAGRANT_CHECKPOINT_DISABLE", "1")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "vagrant"
-
-
-def vagrant(*words: str) -> str:
-    argv = ["vagrant", *words, "--machine-readable"]
-    result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-def listed() -> set[tuple[str, str, str]]:
-    """(name, provider, version) of every box that Vagrant has."""
-    values = [line.split(",", 3) for line in vagrant("box", "list").splitlines()]
-    found = {
-        kind: [row[3] for row in values if row[2] == f"box-{kind}"]
-        for kind in ("name", "provider", "version")
-    }
-    return set(zip(found["name"], found["provider"], found["version"], strict=True))
 
 
 def test_a_changed_image_is_a_new_version(vagrant_home: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from stacklab import base, contract, diskfiles, distributions, files, goldenshow, releases
 from stacklab.errors import LabError
-from tests.integration import elfixture
+from tests.integration import elfixture, vagrant_boxes
 from tests.integration.elfixture import Fixture, Server
 
 pytestmark = pytest.mark.integration
@@ -120,6 +120,12 @@ def test_it_is_there_at_once_the_second_time(image: base.Golden, spec: base.Spec
     start = time.monotonic()
     assert base.build(spec) == image
     assert time.monotonic() - start < 1
+
+
+def test_its_box_is_accepted_by_vagrant(
+    image: base.Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert vagrant_boxes.accepted(image, tmp_path, monkeypatch)
 
 
 def test_it_boots(image: base.Golden) -> None:
