@@ -135,15 +135,19 @@ LATER = (
     ("snapshot cloud", 0.4),
     ("stage images", 0.2),
     ("snapshot images", 0.2),
-    ("stage verified", 0.0),
-    ("verifying with two instances", 12.0),
-    ("snapshot verified", 0.3),
 )
+LAST = (("stage verified", 0.0), ("verifying ", 12.0), ("snapshot verified", 0.3))
 
 
 def test_killed_further_on() -> None:
     if not (DIRECTORY / "snapshots" / "verified.json").is_file():
         kill_each(LATER)
+    whole_again()
+
+
+def test_killed_in_the_last_stage() -> None:
+    assert invoke("snapshots.delete", "verified", *HERE).code == 0
+    kill_each(LAST)
     whole_again()
 
 
