@@ -91,6 +91,14 @@ def _evidence(plan: Plan) -> Path:
 
 
 def _sweep(context: Context, checks: list[tuple[str, ModuleType]]) -> None:
+    """Remove what all checks made, last things first; one that fails keeps none of the others from it."""
+    failed = []
     for name, check in reversed(checks):
-        with _explained(name):
-            check.sweep(context)
+        try:
+            with _explained(name):
+                check.sweep(context)
+        except NotHealthy as error:
+            failed.append(error)
+    if failed:
+        hints = dict.fromkeys(error.hint for error in failed if error.hint)
+        raise NotHealthy("\n".join(error.message for error in failed), hint="; ".join(hints))

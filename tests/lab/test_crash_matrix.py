@@ -146,7 +146,8 @@ def test_killed_further_on() -> None:
 
 
 def test_killed_in_the_last_stage() -> None:
-    assert invoke("snapshots.delete", "verified", *HERE).code == 0
+    for words in (("delete", "verified"), ("restore", "images")):
+        assert invoke(f"snapshots.{words[0]}", words[1], *HERE).code == 0
     kill_each(LAST)
     whole_again()
 

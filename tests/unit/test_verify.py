@@ -259,7 +259,7 @@ def test_what_was_made_goes_whatever_happens(
 
         def sweep(context: Context) -> None:
             seen.append(f"sweep {name}")
-            if "nova" in seen and name == "nova" and fails:
+            if "nova" in seen and fails:
                 raise HttpException("not swept")
 
         return Thing(check=check, sweep=sweep)
@@ -285,6 +285,17 @@ def test_what_was_made_goes_whatever_happens(
     assert seen == ["admin", "demo", *swept, "nova", "horizon", *looked, *swept]
     logs = two_node.directory / "logs" / "verify"
     assert [path.name for path in logs.glob("*")] == (["controller.log"] if fails else [])
+
+
+def test_all_that_could_not_be_removed_is_named(two_node: Plan) -> None:
+    def sweep(context: Context) -> None:
+        raise HttpException("Server Error")
+
+    checks = [(name, Thing(sweep=sweep)) for name in ("nova", "swift")]
+    with pytest.raises(NotHealthy) as raised:
+        verify._sweep(Context(two_node, None, None), checks)  # type: ignore[arg-type]
+    assert [line.split(":")[0] for line in raised.value.message.splitlines()] == ["swift", "nova"]
+    assert raised.value.hint == "on the controller: /var/log/swift; on the controller: /var/log/nova"
 
 
 class Dashboard(BaseHTTPRequestHandler):
