@@ -21,4 +21,6 @@ def test(c: Context, fast: bool = False, matrix: bool = False) -> None:
     # the fast ones first
     tiers = [f"tests/{name}" for name in ("unit", "integration", "lab")]
     argv = [sys.executable, "-m", "pytest", *(["-m", choice] if choice else []), *(words() or tiers)]
+    if fast:
+        argv[3:3] = ["-n", "auto"]  # the others have the machine's networks in common
     os.execv(argv[0], argv)
