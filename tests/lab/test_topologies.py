@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,7 +67,12 @@ def inside(lab: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 def answers(lab: str, address: str) -> bool:
     """Whether it answers a ping within four minutes."""
-    return inside(lab, "ping", "-q", "-c", "1", "-w", "240", address).returncode == 0
+    end = time.monotonic() + 240
+    # One ping at a time: until the instance is there, the first answer is that it cannot be reached.
+    while inside(lab, "ping", "-q", "-c", "1", "-W", "2", address).returncode != 0:
+        if time.monotonic() > end:
+            return False
+    return True
 
 
 class Pings:
