@@ -43,8 +43,8 @@ def take_in(path: Path, name: str) -> None:
 
 
 def _deepest(plan: Plan) -> Snapshot:
-    """The snapshot of the deepest stage, of several the newest; LabError where there is none."""
+    """The snapshot of the deepest stage: its own, else the newest; LabError where there is none."""
     found = snapshots.listed(plan)
     if not found:
         return snapshots.get(plan, stages.NAMES[-1])  # raises, and says so
-    return max(found, key=lambda one: (stages.NAMES.index(one.stage), one.created))
+    return max(found, key=lambda one: (stages.NAMES.index(one.stage), one.name == one.stage, one.created))

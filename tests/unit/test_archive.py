@@ -265,12 +265,15 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> Handed:
 
 
 def test_the_commands(made: Plan, tmp_path: Path, handed: Handed) -> None:
+    # A user's own, later: what is handed over is the lab as the last stage left it.
+    mine = Snapshot("mine", "cloud", "key-cloud", 3, {"layers": ["new", "old"]})
+    files.write_json(made.directory / "snapshots" / "mine.json", mine.__dict__)
     handover.export(made, tmp_path / "lab.file", [], whole=False, image=False)
     assert archive.read(tmp_path / "lab.file").snapshots == ("cloud",)
     handover.export(made, tmp_path / "lab.file", ["nodes"], whole=False, image=False)
     assert archive.read(tmp_path / "lab.file").snapshots == ("nodes",)
     handover.export(made, tmp_path / "lab.file", [], whole=True, image=False)
-    assert archive.read(tmp_path / "lab.file").snapshots == ("nodes", "cloud")
+    assert archive.read(tmp_path / "lab.file").snapshots == ("nodes", "cloud", "mine")
     handover.take_in(tmp_path / "lab.file", "other")
     assert handed.restored == [("other", "cloud")]
     with pytest.raises(InvalidInput, match="there is a lab other already"):
