@@ -229,7 +229,7 @@ def test_two_labs_at_once_the_second_one_handed_over_and_killed(tmp_path: Path) 
     assert "of-the-second" not in invoke("openstack", *HERE, "--", "project", "list").output
     secrets = [json.loads((path / "secrets.json").read_text()) for path in (DIRECTORY, directory)]
     assert secrets[0] == secrets[1]
-    assert str(DIRECTORY) not in (directory / "plan.json").read_text()
+    assert f"{DIRECTORY}/" not in (directory / "plan.json").read_text()
     before = state()
     assert invoke("down", *THERE).code == 0
     assert not directory.exists()
