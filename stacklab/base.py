@@ -32,12 +32,11 @@ from stacklab import (
     ui,
     variants,
 )
-from stacklab.errors import Busy, InvalidInput, LabError, Problem
+from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.locked import Manifest
 from stacklab.plan import Plan
 
 BUILD_SECONDS = 3600
-_BUILDING = ".building-"
 
 
 @dataclass(frozen=True)
@@ -257,10 +256,7 @@ def _build_once(image: Golden, spec: Spec, repositories: Mapping[str, str] | Non
 
 
 def _build(image: Golden, spec: Spec, repositories: Mapping[str, str] | None) -> None:
-    work = image.directory.with_name(_BUILDING + image.name)
-    dib.remove_tree(work)
-    _remove_left(image.directory.parent)
-    work.mkdir(parents=True)
+    work = dib.workplace(image.directory.parent, image.name)
     log = work / "build.log"
     started = time.time()
     log.touch()
@@ -297,14 +293,6 @@ def _build(image: Golden, spec: Spec, repositories: Mapping[str, str] | None) ->
     dib.remove_tree(work / "tmp")
     dib.remove_tree(image.directory)  # not a whole image, or this build would not run
     work.rename(image.directory)
-
-
-def _remove_left(cache: Path) -> None:
-    """Remove what builds of other images left that were killed: gigabytes, and they may never come again."""
-    for work in cache.glob(f"{_BUILDING}*"):
-        name = work.name.removeprefix(_BUILDING)
-        with suppress(Busy), files.lock(cache / f"{name}.lock", f"the golden image {name}"):
-            dib.remove_tree(work)
 
 
 def _held_now(spec: Spec) -> dict[str, str]:

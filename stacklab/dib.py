@@ -12,13 +12,14 @@ from importlib import metadata
 from pathlib import Path
 
 from stacklab import files, ui
-from stacklab.errors import CommandFailed, LabError
+from stacklab.errors import Busy, CommandFailed, LabError
 from stacklab.run import run
 
 DATA = Path(__file__).parent / "data" / "guest"
 PLUGIN = "stacklab_partx"  # as in partx.yaml and in pyproject.toml
 _PLUGINS = "diskimage_builder.block_device.plugin"
 _CONTROL = Path("/dev/mapper/control")
+_BUILDING = ".building-"
 
 
 def argv(elements: Sequence[str], kind: str, out: Path) -> list[str]:
@@ -198,3 +199,29 @@ def remove_tree(path: Path) -> None:
     """Remove a build's directory, but nothing that may still be mounted below it."""
     if path.exists():
         run(["rm", "-rf", "--one-file-system", path], timeout=600)
+
+
+def workplace(cache: Path, name: str) -> Path:
+    """An empty directory for the build of `name`, whose lock the caller holds.
+
+    What killed builds of others left in `cache` goes: it is gigabytes, and they may never run again.
+    """
+    work = cache / f"{_BUILDING}{name}"
+    _remove_killed(work)
+    for left in cache.glob(f"{_BUILDING}*"):
+        other = left.name.removeprefix(_BUILDING)
+        with suppress(Busy), files.lock(cache / f"{other}.lock", f"the build of {other}"):
+            _remove_killed(left)
+    work.mkdir(parents=True)
+    return work
+
+
+def _remove_killed(work: Path) -> None:
+    """Remove what a killed build left, with the loop devices of its disk."""
+    if work.exists():
+        listed = run(["losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE"], check=False).output
+        for line in listed.splitlines():
+            device, _, file = line.partition(" ")
+            if file.strip().startswith(f"{work}/"):
+                run(["losetup", "--detach", device])
+        remove_tree(work)

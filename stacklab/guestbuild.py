@@ -97,7 +97,7 @@ def leftovers(entries: Iterable[Entry]) -> list[Path]:
     return [
         path
         for path in sorted(place.glob("*") if place.is_dir() else ())
-        if not path.name.startswith(("probe-", ".building-"))
+        if not path.name.startswith(("probe-", ".probe-", ".building-"))
         and path.suffix != ".lock"
         and not any(path.name.startswith((f"{stem}.", f".{stem}.")) for stem in stems)
         and not path.name.endswith(".published.json")
@@ -142,11 +142,9 @@ def _found(entry: Entry, stem: str) -> tuple[GuestImage, ...]:
 def _make(entry: Entry, stem: str, rebuild: bool) -> None:
     """Make the formats that are missing, of one that is there or of a new build."""
     _require(entry)
-    work = files.cache_dir() / "guests" / f".building-{stem}"
+    work = dib.workplace(files.cache_dir() / "guests", stem)
     log = files.cache_dir() / "logs" / f"{stem}.log"
     log.unlink(missing_ok=True)
-    dib.remove_tree(work)
-    work.mkdir(parents=True)
     try:
         have = {} if rebuild else {image.disk_format: image.path for image in _found(entry, stem)}
         if have:

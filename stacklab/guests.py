@@ -93,9 +93,9 @@ def _build(entry: Entry, rootfs: Path, path: Path, log: Path) -> GuestImage:
     metadata = path.with_suffix(".json")
     # First the description goes, last it comes: an image counts only together with its own.
     metadata.unlink(missing_ok=True)
-    for stale in path.parent.glob(f".building-{path.stem}-*"):
+    for stale in path.parent.glob(f".{path.stem}-*"):
         shutil.rmtree(stale, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f".building-{path.stem}-", dir=path.parent) as work:
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as work:
         partial = Path(work) / path.name
         run(
             [SCRIPTS / "build-probe-guest.sh", rootfs, partial],

@@ -182,12 +182,13 @@ def test_only_metadata_makes_an_image(tmp_path: Path) -> None:
 def test_the_command() -> None:
     (argv,) = base.commands(SPEC, Path("/w/image"))
     assert argv[:5] == ["setpriv", "--pdeathsig", "KILL", "--", "unshare"]
-    assert argv[argv.index("sh", argv.index("sh") + 1) + 1 :] == [
+    command = [
         str(Path(sys.executable).parent / "disk-image-create"),
         *("-a", "amd64", "-t", "tar", "-o", "/w/image"),
         *("debian-minimal", "stacklab-golden", "openstack-debian", "packstack", "packstack-debian"),
         "lxc-node",
     ]
+    assert argv[-len(command) :] == command
 
 
 class Dib:

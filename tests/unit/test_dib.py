@@ -173,6 +173,29 @@ def test_nothing_outlives_a_killed_build(endless: list[str]) -> None:
     assert ended()
 
 
+def test_a_killed_build_leaves_no_loop_device(tmp_path: Path) -> None:
+    """Neither its own next build nor another's keeps its disk."""
+    if os.geteuid() != 0:
+        pytest.skip("loop devices need root")
+    devices = []
+    for name in ("mine", "other"):
+        disk = tmp_path / f".building-{name}" / "image0.raw"
+        files.write(disk, "\0" * 4096)
+        argv = ["losetup", "--find", "--show", str(disk)]
+        devices.append(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip())
+    try:
+        work = dib.workplace(tmp_path, "mine")
+        used = subprocess.run(
+            ["losetup", "--list", "-n", "-O", "NAME"], capture_output=True, text=True, check=True
+        )
+        assert not set(devices) & set(used.stdout.split())
+        assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [work.name]
+        assert list(work.iterdir()) == []
+    finally:
+        for device in devices:
+            subprocess.run(["losetup", "--detach", device], check=False, capture_output=True)
+
+
 LAYOUT = {
     "base": "image0",
     "label": "mbr",

@@ -120,7 +120,7 @@ def test_corrupt_leftovers_are_built_anew(damage: str, builds: Builds, rootfs: P
 
 
 def test_a_killed_build_is_swept_and_never_used(builds: Builds, rootfs: Path, tmp_path: Path) -> None:
-    left = tmp_path / "cache" / "guests" / f".building-probe-{guests.probe_key('golden-1')}-x"
+    left = tmp_path / "cache" / "guests" / f".probe-{guests.probe_key('golden-1')}-x"
     left.mkdir(parents=True)
     (left / "half.qcow2").write_bytes(b"half")
     image = build(rootfs, tmp_path)
