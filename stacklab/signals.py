@@ -13,11 +13,11 @@ _LIKE_CTRL_C = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def like_ctrl_c() -> Iterator[None]:
-    """While the block runs, either raises KeyboardInterrupt; ignored ones stay so, as `nohup` wants it."""
+    """While the block runs, either raises KeyboardInterrupt, where nobody handles or ignores it (`nohup`)."""
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in _LIKE_CTRL_C:
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            if signal.getsignal(number) == signal.SIG_DFL:
                 handlers[number] = signal.signal(number, _interrupt)
     try:
         yield
