@@ -52,8 +52,9 @@ class Distribution:
     @property
     def runs_on(self) -> tuple[str, ...]:
         """The providers whose nodes can start from its images."""
-        found = [(*MACHINES,) if name == MACHINES[0] else (name,) for name in self.providers]
-        return tuple(name for names in found for name in names)
+        return tuple(
+            name for form in self.providers for name in (MACHINES if form == MACHINES[0] else (form,))
+        )
 
     def form(self, provider: str) -> str:
         """The one of `providers` whose image serves that provider too: virtual machines share a disk."""
