@@ -367,3 +367,25 @@ def test_addresses_of_interfaces(make_plan: Callable[..., Plan]) -> None:
         assert int(address[:2], 16) & 0b11 == 0b10  # locally administered, unicast
     # The same in every process.
     assert interfaces.mac(plan, plan.topology.nodes[0], "eth0") == "02:1e:f2:41:06:26"
+
+
+def test_what_open_vswitch_brings_back_goes(tmp_path: Path) -> None:
+    """The script of a node, with an Open vSwitch that has two of Neutron's ports on two bridges."""
+    fake = tmp_path / "bin" / "ovs-vsctl"
+    files.write(
+        fake,
+        f"""#!/bin/sh
+shift; echo "$*" >>{tmp_path}/calls
+case "$*" in *find*) printf "tap1\\n\\nqr-2\\n" ;; list-br) printf "br-int\\nbr-ex\\n" ;; esac
+""",
+    )
+    fake.chmod(0o755)
+    script = seed._SHARED / "clear-ports"
+    subprocess.run(["bash", script], env={"PATH": f"{fake.parent}:/usr/bin:/bin"}, check=True)
+    assert (tmp_path / "calls").read_text().splitlines()[1:] == [
+        "--if-exists del-port tap1",
+        "--if-exists del-port qr-2",
+        "list-br",
+        "del-controller br-int",
+        "del-controller br-ex",
+    ]
