@@ -154,7 +154,7 @@ def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row
         (lambda: _make_nodes(plan, provider), tuple(" ".join(words) for words in provider.create_commands())),
         (
             lambda: _deploy(plan),
-            (*(f"on {controller}: {words}" for words in packstack.commands()), *storage.commands(plan)),
+            (*(f"on {controller}: {words}" for words in packstack.commands(plan)), *storage.commands(plan)),
         ),
         (
             lambda: cloud.build(plan),

@@ -65,10 +65,10 @@ def shape(plan: Plan) -> str:
     )
 
 
-def commands() -> tuple[str, str]:
+def commands(plan: Plan) -> tuple[str, str]:
     """What runs on the controller: Packstack, and the mapping of compute hosts."""
     return (
-        f"PYTHONUNBUFFERED=1 packstack --answer-file={ANSWER_FILE} --timeout=900",
+        f"PYTHONUNBUFFERED=1 packstack --answer-file={ANSWER_FILE} --timeout={900 * plan.patience:.0f}",
         "su -s /bin/sh nova -c 'nova-manage cell_v2 discover_hosts --by-service'",
     )
 
@@ -80,7 +80,7 @@ def map_hosts(plan: Plan) -> None:
     a few seconds longer to register is never used ("not mapped to any cell").
     """
     log = plan.directory / "logs" / "packstack.log"
-    remote.ssh(plan, plan.topology.controller, commands()[1], log=log, timeout=120)
+    remote.ssh(plan, plan.topology.controller, commands(plan)[1], log=log, timeout=120)
 
 
 def deploy(plan: Plan, installed: Sequence[Node] = ()) -> None:
@@ -99,7 +99,7 @@ def deploy(plan: Plan, installed: Sequence[Node] = ()) -> None:
     watch = Watch(plan)
     try:
         with watch.probing():
-            remote.ssh(plan, controller, commands()[0], log=log, timeout=DEADLINE, each_line=watch.line)
+            remote.ssh(plan, controller, commands(plan)[0], log=log, timeout=DEADLINE, each_line=watch.line)
     except CommandFailed as error:
         raise _explain(plan, watch, error) from error
     except KeyboardInterrupt:

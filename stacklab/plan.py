@@ -15,6 +15,9 @@ from stacklab.releases import Release
 
 TUNNEL_BRIDGE = "brvxlan"
 
+# How many times as long an emulated node may take for anything that has a time limit.
+EMULATED_PATIENCE = 5.0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,6 +46,11 @@ class Plan:
     def directory(self) -> Path:
         """The lab's own directory, mode 0700."""
         return files.labs_dir() / self.lab
+
+    @property
+    def patience(self) -> float:
+        """What every time limit that depends on the nodes' speed is multiplied by."""
+        return EMULATED_PATIENCE if self.emulated else 1.0
 
     @property
     def namespace(self) -> str:

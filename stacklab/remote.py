@@ -35,9 +35,13 @@ def ssh(
     hint: str = "",
     each_line: Callable[[str], None] | None = None,
 ) -> Result:
-    """Run a shell command on a node. Raises CommandFailed as `run` does."""
+    """Run a shell command on a node, for `timeout` seconds times the plan's patience.
+
+    Raises CommandFailed as `run` does.
+    """
     argv = ["ssh", "-F", str(plan.directory / "ssh_config"), "-o", "BatchMode=yes", node.name, command]
-    return run(argv, log=log, timeout=timeout, check=check, stdin=stdin, hint=hint, each_line=each_line)
+    limit = timeout * plan.patience
+    return run(argv, log=log, timeout=limit, check=check, stdin=stdin, hint=hint, each_line=each_line)
 
 
 def script(
@@ -55,8 +59,11 @@ def put(plan: Plan, node: Node, text: str, path: str, mode: str = "0600") -> Non
 
 
 def wait_for_ssh(plan: Plan, deadline: float = 120.0) -> None:
-    """Return when every node answers; NotHealthy names those that do not within `deadline` seconds."""
+    """Return when every node answers.
 
+    NotHealthy names those that do not within `deadline` seconds, times the plan's patience.
+    """
+    deadline *= plan.patience
     over = threading.Event()
 
     def answers(node: Node) -> bool:

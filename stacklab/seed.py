@@ -122,6 +122,12 @@ def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple
     }
     if family == "debian":
         seed["etc/puppet/code/environments/production/data/node.yaml"] = (_hiera(plan), 0o644)
+    if plan.emulated:
+        # systemd ends what has not started after 90 s; some of OpenStack takes longer here.
+        seed["etc/systemd/system.conf.d/10-stacklab.conf"] = (
+            f"[Manager]\nDefaultTimeoutStartSec={90 * plan.patience:.0f}\n",
+            0o644,
+        )
     if plan.provider == "lxc":
         # A virtual machine draws its own at its first boot, before it can read any disc.
         seed["etc/machine-id"] = (identity, 0o444)

@@ -29,7 +29,8 @@ def settle(plan: Plan, *, since: datetime | None = None, deadline: float = DEADL
 
     With `since`, a report of an agent counts only when it is newer: a restored database
     says "up" of agents that have not started yet. Returns what came back after how long;
-    NotHealthy names what did not within `deadline` seconds, and where to look.
+    NotHealthy names what did not within `deadline` seconds (times the plan's patience), and
+    where to look.
     """
     start = time.monotonic()
     waiting: dict[str, Callable[[], str]] = {}
@@ -37,6 +38,7 @@ def settle(plan: Plan, *, since: datetime | None = None, deadline: float = DEADL
     with ui.step("settling: nodes, APIs, agents"):
         remote.wait_for_ssh(plan, deadline)
         answers.append(Answer("ssh to all nodes", time.monotonic() - start))
+        deadline *= plan.patience
         with namespace.entered(plan):
             waiting = dict(_checks(plan, since))
             reasons: dict[str, str] = {}
@@ -92,7 +94,7 @@ def _api(plan: Plan, name: str) -> str:
     session = requests.Session()
     session.trust_env = False
     place = services.table()[name].api.format(dashboard=plan.dashboard)
-    answer = session.get(f"http://{plan.topology.controller.management}{place}", timeout=10)
+    answer = session.get(f"http://{plan.topology.controller.management}{place}", timeout=10 * plan.patience)
     return "" if answer.status_code < 400 else f"answers {answer.status_code}"
 
 

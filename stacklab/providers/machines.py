@@ -18,8 +18,8 @@ from stacklab.plan import Plan
 from stacklab.providers import vagrant
 from stacklab.run import run
 
-BOOT_SECONDS = {False: 180, True: 900}
-"""Until a node answers after its start, by `Plan.emulated`. Emulated on one of two busy cores: 4 min."""
+BOOT_SECONDS = 180.0
+"""Until a node answers after its start, times the plan's patience. Emulated, on a busy core: 4 min."""
 
 
 class Machines(ABC):
@@ -104,7 +104,7 @@ class Machines(ABC):
         """All that the Vagrantfile needs, so that nothing is computed there."""
         return {
             **vagrant.settings(self.plan, box),
-            "boot_timeout": BOOT_SECONDS[self.plan.emulated] * 2,
+            "boot_timeout": round(BOOT_SECONDS * self.plan.patience * 2),
             "prefix": f"{self.plan.namespace}-",
             **self.settings(),
             "nodes": [
@@ -157,7 +157,7 @@ class Machines(ABC):
         self.each(self.resume, paused)
         self.each(self.boot, off)
         if paused or off:
-            remote.wait_for_ssh(self.plan, BOOT_SECONDS[self.plan.emulated])
+            remote.wait_for_ssh(self.plan, BOOT_SECONDS)
         if paused:
             self.step_clocks()
 
@@ -168,7 +168,7 @@ class Machines(ABC):
     def stop(self) -> None:
         """Shut all nodes down cleanly, at once; those that take too long are killed."""
         self.each(self.ask_off, self.that_are("running"))
-        end = time.monotonic() + BOOT_SECONDS[self.plan.emulated]
+        end = time.monotonic() + BOOT_SECONDS * self.plan.patience
         while self.that_are("running") and time.monotonic() < end:
             time.sleep(0.5)
         self.kill()

@@ -44,6 +44,10 @@ class Context:
     demo: Any
     servers: dict[str, Any] = field(default_factory=dict)
 
+    def limit(self, seconds: float) -> float:
+        """How many seconds this lab's nodes get for what should take others `seconds` at most."""
+        return seconds * self.plan.patience
+
     @property
     def controller(self) -> str:
         """The controller's address."""

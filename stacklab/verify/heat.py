@@ -24,19 +24,19 @@ def check(context: Context) -> Iterator[Row]:
         template=yaml.safe_load(TEMPLATE.read_text(encoding="utf-8")),
         parameters={"image": instances.IMAGE, "flavor": instances.FLAVOR, "provider": "provider"},
     )
-    _wait(heat, stack, "CREATE_COMPLETE")
+    _wait(context, stack, "CREATE_COMPLETE")
     outputs = {output["output_key"]: output["output_value"] for output in heat.get_stack(stack.id).outputs}
     yield timer.row("Heat stack", f"complete, its server at {outputs['address']}")
-    until(f"ping of {outputs['address']}", SECONDS, lambda: instances.ping(outputs["address"]))
+    until(f"ping of {outputs['address']}", context.limit(SECONDS), lambda: instances.ping(outputs["address"]))
     yield timer.row("Heat stack's server", "answers by its floating IP")
     heat.delete_stack(stack)
-    heat.wait_for_delete(stack, wait=SECONDS)
+    heat.wait_for_delete(stack, wait=context.limit(SECONDS))
     yield timer.row("Heat stack deleted", "nothing is left")
 
 
-def _wait(heat: Any, stack: Any, status: str) -> None:
+def _wait(context: Context, stack: Any, status: str) -> None:
     def reached() -> str:
-        found = heat.get_stack(stack.id)
+        found = context.demo.orchestration.get_stack(stack.id)
         if found.status.endswith("FAILED"):
             raise NotHealthy(
                 f"the stack is {found.status}: {found.status_reason}",
@@ -44,7 +44,7 @@ def _wait(heat: Any, stack: Any, status: str) -> None:
             )
         return str(found.status) if found.status == status else ""
 
-    until(f"stack that is {status}", SECONDS, reached)
+    until(f"stack that is {status}", context.limit(SECONDS), reached)
 
 
 def sweep(context: Context) -> None:
@@ -53,4 +53,4 @@ def sweep(context: Context) -> None:
     for stack in heat.stacks():
         if stack.name == PREFIX:
             heat.delete_stack(stack)
-            heat.wait_for_delete(stack, wait=SECONDS)
+            heat.wait_for_delete(stack, wait=context.limit(SECONDS))

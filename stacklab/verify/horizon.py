@@ -14,35 +14,35 @@ def check(context: Context) -> Iterator[Row]:
     """Log in with the form's CSRF token, refuse a wrong password, and find the instances listed."""
     import requests
 
-    timer = Timer()
+    timer, limit = Timer(), context.limit(120)
     base = f"http://{context.controller}{context.plan.dashboard}"
     password = packstack.secrets(context.plan)["DEMO_PASSWORD"]
-    if _login(requests.Session(), base, "wrong-" + password[:4]):
+    if _login(requests.Session(), base, "wrong-" + password[:4], limit):
         raise NotHealthy("Horizon let demo in with a wrong password")
     session = requests.Session()
-    if not _login(session, base, password):
+    if not _login(session, base, password, limit):
         raise NotHealthy(
             "Horizon does not let demo in",
             hint="on the controller: /var/log/horizon and /var/log/apache2/error.log",
         )
     yield timer.row("Horizon", "demo logged in; a wrong password is refused")
-    page = session.get(f"{base}/project/instances/", timeout=120)
+    page = session.get(f"{base}/project/instances/", timeout=limit)
     unseen = [server.name for server in context.servers.values() if server.name not in page.text]
     if page.status_code != 200 or unseen:
         raise NotHealthy(f"Horizon's list ({page.status_code}) lacks {', '.join(unseen)}")
     yield timer.row("Horizon's instances", ", ".join(server.name for server in context.servers.values()))
 
 
-def _login(session: object, base: str, password: str) -> bool:
+def _login(session: object, base: str, password: str, limit: float) -> bool:
     import requests
 
     assert isinstance(session, requests.Session)
     session.trust_env = False
-    form = session.get(f"{base}/auth/login/", timeout=120)
+    form = session.get(f"{base}/auth/login/", timeout=limit)
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form.text))
     fields |= {"username": cloud.DEMO, "password": password}
     answer = session.post(
-        f"{base}/auth/login/", data=fields, headers={"Referer": f"{base}/auth/login/"}, timeout=120
+        f"{base}/auth/login/", data=fields, headers={"Referer": f"{base}/auth/login/"}, timeout=limit
     )
     return answer.status_code == 200 and "/auth/logout/" in answer.text
 

@@ -24,7 +24,7 @@ def check(context: Context) -> Iterator[Row]:
     """
     demo, timer = context.demo, Timer()
     for name, server in _boot(demo).items():
-        context.servers[name] = active(demo, server)
+        context.servers[name] = active(context, server)
         host = context.admin.compute.get_server(server.id).compute_host
         yield timer.row(f"instance on the {name} network", f"ACTIVE on {host}")
     servers = context.servers
@@ -64,11 +64,12 @@ def _network(demo: Any, name: str) -> Any:
     return found
 
 
-def active(demo: Any, server: Any) -> Any:
+def active(context: Context, server: Any) -> Any:
     """The server once it is ACTIVE. Raises NotHealthy when it fails or takes too long."""
+    seconds = context.limit(ACTIVE_SECONDS)
 
     def state() -> Any:
-        found = demo.compute.get_server(server.id)
+        found = context.demo.compute.get_server(server.id)
         ui.detail(f"{found.name}: {found.status} {found.task_state or ''}")
         if found.status == "ERROR":
             reason = (found.fault or {}).get("message", "no reason given")
@@ -81,11 +82,11 @@ def active(demo: Any, server: Any) -> Any:
     def late() -> NotHealthy:
         last = state()
         return NotHealthy(
-            f"{last.name} was still {last.status} ({last.task_state}) after {ACTIVE_SECONDS:.0f} s",
+            f"{last.name} was still {last.status} ({last.task_state}) after {seconds:.0f} s",
             hint="on the compute node: /var/log/nova/nova-compute.log",
         )
 
-    until(server.name, ACTIVE_SECONDS, lambda: "yes" if state().status == "ACTIVE" else "", late)
+    until(server.name, seconds, lambda: "yes" if state().status == "ACTIVE" else "", late)
     return state()
 
 
@@ -108,18 +109,19 @@ def _answers(context: Context, kind: str, server: Any, address: str) -> Iterator
 
 
 def _answer(context: Context, server: Any, address: str, what: str, question: Callable[[], str]) -> str:
+    seconds = context.limit(ANSWER_SECONDS)
+
     def silent() -> NotHealthy:
         text = console(context.demo, server)
         tail = "".join(f"\n    {line}" for line in text.splitlines()[-15:])
         network_node = context.plan.topology.with_role("network")[0].name
         rest = settle.quick(context.plan) or "all services, agents and Neutron's own addresses answer"
         return NotHealthy(
-            f"{server.name} at {address}: no {what} within {ANSWER_SECONDS:.0f} s ({rest}); "
-            f"its console says:{tail}",
+            f"{server.name} at {address}: no {what} within {seconds:.0f} s ({rest}); its console says:{tail}",
             hint=f"see /var/log/neutron on {network_node}, and `invoke openstack -- port list`",
         )
 
-    return until(f"{what} of {address}", ANSWER_SECONDS, question, silent)
+    return until(f"{what} of {address}", seconds, question, silent)
 
 
 def ping(address: str) -> str:
@@ -158,6 +160,6 @@ def sweep(context: Context) -> None:
     for server in servers:
         demo.compute.delete_server(server, ignore_missing=True)
     for server in servers:
-        demo.compute.wait_for_delete(server, wait=120)
+        demo.compute.wait_for_delete(server, wait=context.limit(120))
     for group in demo.network.security_groups(name=PREFIX, project_id=demo.current_project_id):
         demo.network.delete_security_group(group)

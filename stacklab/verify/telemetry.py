@@ -30,12 +30,13 @@ def check(context: Context) -> Iterator[Row]:
         found[:] = [value for _, _, value in answer.json()] if answer.ok else []
         return "measures" if found else ""
 
+    seconds = context.limit(SECONDS)
     until(
         f"measure of {server.name}",
-        SECONDS,
+        seconds,
         measured,
         lambda: NotHealthy(
-            f"Gnocchi has no {METRIC} of {server.name} within {SECONDS:.0f} s",
+            f"Gnocchi has no {METRIC} of {server.name} within {seconds:.0f} s",
             hint="see /var/log/ceilometer on the compute node and on the controller",
         ),
     )

@@ -74,7 +74,7 @@ def _wait(context: Context, volume: Any, status: str) -> None:
             raise NotHealthy(f"the volume is in {now}", hint=_logs(context))
         return str(now) if now == status else ""
 
-    until(f"volume that is {status}", SECONDS, reached)
+    until(f"volume that is {status}", context.limit(SECONDS), reached)
 
 
 def _said(context: Context, server: Any, pattern: str) -> str:
@@ -82,7 +82,7 @@ def _said(context: Context, server: Any, pattern: str) -> str:
         match = re.search(f"STACKLAB-PROBE .*{pattern}", instances.console(context.demo, server))
         return match[1] or "nothing" if match else ""
 
-    return until(f"'{pattern}' on the console of {server.name}", SECONDS, found)
+    return until(f"'{pattern}' on the console of {server.name}", context.limit(SECONDS), found)
 
 
 def sweep(context: Context) -> None:
@@ -95,4 +95,4 @@ def sweep(context: Context) -> None:
             _wait(context, volume, "available")
         storage.delete_volume(volume)
     for volume in volumes:
-        storage.wait_for_delete(volume, wait=SECONDS)
+        storage.wait_for_delete(volume, wait=context.limit(SECONDS))

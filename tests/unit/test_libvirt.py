@@ -104,7 +104,7 @@ def test_none_runs_before_all_are_back(lab: tuple[Libvirt, Fake, list[str]]) -> 
     assert provider.running() == {"controller": False, "compute1": False} and provider.exists()
     provider.start()
     assert states(fake) == ["running"] * 2
-    assert steps == ["ssh 900", "clocks"]
+    assert steps == ["ssh 180.0", "clocks"]
     provider.prune([payload])
     for one in fake.state["domains"].values():
         assert set(one["snapshots"]) == {payload["name"]} != {later["name"]}
@@ -116,7 +116,7 @@ def test_after_the_hosts_reboot_networks_come_first(lab: tuple[Libvirt, Fake, li
     fake.set({**fake.state, "networks": dict.fromkeys(fake.state["networks"], False)})
     provider.start()
     assert acts(fake) == ["net-start"] * 2 + ["start"] * 2
-    assert steps == ["ssh 900"], "a node that booted has the host's time already"
+    assert steps == ["ssh 180.0"], "a node that booted has the host's time already"
 
 
 def test_disks_alone_where_memory_cannot_be_kept(lab: tuple[Libvirt, Fake, list[str]]) -> None:
@@ -147,7 +147,7 @@ def test_disks_alone_where_memory_cannot_be_kept(lab: tuple[Libvirt, Fake, list[
     left = {Path(one["disks"]["vda"]) for one in fake.state["domains"].values()}
     assert set(provider.images.glob("*.layer.qcow2")) == left
     provider.start()
-    assert states(fake) == ["running"] * 2 and steps[-1] == "ssh 900"
+    assert states(fake) == ["running"] * 2 and steps[-1] == "ssh 180.0"
 
 
 def backed(top: Path, below: Path) -> None:
@@ -177,7 +177,7 @@ def test_stop_is_patient_but_not_for_ever(
     lab: tuple[Libvirt, Fake, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider, fake, _ = lab
-    monkeypatch.setattr("stacklab.providers.machines.BOOT_SECONDS", {True: 0.2})
+    monkeypatch.setattr("stacklab.providers.machines.BOOT_SECONDS", 0.04)
     change(fake, deaf=True)
     provider.stop()
     assert states(fake) == ["off"] * 2 and "destroy" in acts(fake)

@@ -107,7 +107,7 @@ def test_virtualbox_goes_back(virtualbox: tuple[VirtualBox, Fake], steps: list[s
     assert states(fake) == {"controller": "saved", "compute1": "saved", "elses": "running"}
     provider.start()
     assert set(states(fake).values()) == {"running"}
-    assert steps == ["ssh 180", "clocks"]
+    assert steps == ["ssh 180.0", "clocks"]
     provider.prune([payload])
     left = [one["snapshots"] for name, one in fake.state["machines"].items() if "two-node" in name]
     assert left == [{payload["name"]: "saved"}] * 2 and later["name"] != payload["name"]
@@ -120,7 +120,7 @@ def test_virtualbox_stops_what_does_not_heed(
     state = fake.state
     state["machines"]["stacklab-two-node-compute1"]["deaf"] = True
     fake.set(state)
-    monkeypatch.setattr(machines, "BOOT_SECONDS", {False: 0.2, True: 0.2})
+    monkeypatch.setattr(machines, "BOOT_SECONDS", 0.2)
     provider.stop()
     assert states(fake) == {"controller": "poweroff", "compute1": "poweroff", "elses": "running"}
     cut = [call for call in fake.calls() if call.endswith("poweroff")]
@@ -169,7 +169,7 @@ def test_vmware_captures_and_goes_back(vmware: tuple[Vmware, Fake], steps: list[
     assert provider.states() == {"controller": "paused", "compute1": "paused"}
     provider.start()
     assert provider.running() == {"controller": True, "compute1": True}
-    assert steps == ["ssh 180", "clocks"]
+    assert steps == ["ssh 180.0", "clocks"]
     other = provider.capture()
     provider.prune([other])
     assert {tuple(one["snapshots"]) for one in fake.state["machines"].values()} == {(other["name"],)}

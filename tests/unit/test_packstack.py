@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +375,16 @@ def test_deploy(two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (two_node.directory / "answers.txt").stat().st_mode & 0o7777 == 0o600
     secret = packstack.secrets(two_node)["CONFIG_KEYSTONE_ADMIN_PW"]
     assert f"CONFIG_KEYSTONE_ADMIN_PW={secret}\n" in answers
+
+
+def test_emulated_nodes_get_more_time(two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulated = replace(two_node, emulated=True)
+    assert "--timeout=4500" in packstack.commands(emulated)[0]
+    found: list[float] = []
+    monkeypatch.setattr(remote, "run", lambda argv, timeout, **_: found.append(timeout))
+    for plan in (two_node, emulated):
+        remote.ssh(plan, plan.topology.controller, "true", timeout=60)
+    assert found == [60, 300]
 
 
 @pytest.mark.parametrize(

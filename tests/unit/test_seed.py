@@ -261,6 +261,14 @@ def test_a_virtual_machine_of_debian(machine: Callable[[str, str], Plan]) -> Non
     assert not re.search("^(Address|Gateway|DHCP)=", second, re.MULTILINE)
 
 
+def test_units_of_emulated_nodes_get_more_time_to_start(two_node: Plan) -> None:
+    path = "etc/systemd/system.conf.d/10-stacklab.conf"
+    seed.write(two_node)
+    assert path not in tree(two_node.directory / "seed" / "compute1")
+    seed.write(replace(two_node, emulated=True))
+    assert "DefaultTimeoutStartSec=450\n" in text(two_node, "compute1", path)
+
+
 def test_a_virtual_machine_of_el_with_networkmanager(machine: Callable[[str, str], Plan]) -> None:
     plan = machine("el", "NetworkManager")
     plan = replace(

@@ -315,6 +315,12 @@ def test_settle_names_what_did_not_come_back(two_node: Plan, machine: Machine) -
     assert 60 < machine.clock.now < 62
 
 
+def test_settle_waits_longer_for_emulated_nodes(two_node: Plan, machine: Machine) -> None:
+    machine.back = {"nova": 200}
+    settle.settle(dataclasses.replace(two_node, emulated=True), deadline=60)
+    assert 200 <= machine.clock.now < 202
+
+
 def test_settle_says_why_an_agent_check_fails(two_node: Plan, machine: Machine) -> None:
     machine.back = {"keystone": 1000}
     with pytest.raises(NotHealthy) as caught:

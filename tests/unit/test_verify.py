@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -144,36 +145,41 @@ def test_other_errors_are_not_waited_for(clock: Clock) -> None:
         until("ping", 60, question)
 
 
-def states(*found: Any) -> Any:
+def states(plan: Plan, *found: Any) -> Context:
     left = list(found)
-    return Thing(compute=Thing(get_server=lambda _: left.pop(0) if len(left) > 1 else left[0]))
+    compute = Thing(get_server=lambda _: left.pop(0) if len(left) > 1 else left[0])
+    return Context(plan, None, Thing(compute=compute))
 
 
 def server(status: str, **more: Any) -> Thing:
     return Thing(id="1", name="stacklab-verify-x", status=status, task_state="spawning", fault=None, **more)
 
 
-def test_active(clock: Clock) -> None:
+def test_active(two_node: Plan, clock: Clock) -> None:
     active = server("ACTIVE")
-    assert instances.active(states(server("BUILD"), server("BUILD"), active), active) is active
+    assert instances.active(states(two_node, server("BUILD"), server("BUILD"), active), active) is active
     assert clock.now == 2
 
 
-def test_an_instance_in_error_says_why(clock: Clock) -> None:
+def test_an_instance_in_error_says_why(two_node: Plan, clock: Clock) -> None:
     failed = server("ERROR")
     failed.fault = {"message": "No valid host was found."}
     with pytest.raises(NotHealthy) as caught:
-        instances.active(states(server("BUILD"), failed), failed)
+        instances.active(states(two_node, server("BUILD"), failed), failed)
     assert caught.value.message == "instance stacklab-verify-x failed: No valid host was found."
     assert "nova-compute.log" in caught.value.hint
     failed.fault = None
     with pytest.raises(NotHealthy, match="no reason given"):
-        instances.active(states(failed), failed)
+        instances.active(states(two_node, failed), failed)
 
 
-def test_an_instance_that_never_gets_active(clock: Clock) -> None:
-    with pytest.raises(NotHealthy, match=r"was still BUILD \(spawning\) after 300 s"):
-        instances.active(states(server("BUILD")), server("BUILD"))
+@pytest.mark.parametrize(("emulated", "seconds"), [(False, 300), (True, 1500)])
+def test_an_instance_that_never_gets_active(
+    two_node: Plan, clock: Clock, emulated: bool, seconds: int
+) -> None:
+    plan = dataclasses.replace(two_node, emulated=emulated)
+    with pytest.raises(NotHealthy, match=rf"was still BUILD \(spawning\) after {seconds} s"):
+        instances.active(states(plan, server("BUILD")), server("BUILD"))
 
 
 class Demo:
