@@ -319,6 +319,26 @@ def test_kvm_probe(tmp_path: Path, body: str, works: bool, why: str) -> None:
     assert time.monotonic() - start < 3, "one that does not heed SIGTERM was waited for"
 
 
+@pytest.mark.parametrize(
+    ("emulated", "works", "why"),
+    [
+        ("exit 85", False, "s with KVM, 0."),  # a machine that is slower with it than without
+        ("sleep 0.4; exit 85", True, "a guest ran"),  # a busy machine
+        ("echo 'invalid accelerator tcg' >&2; exit 1", True, "a guest ran"),  # EL's QEMU
+    ],
+)
+def test_kvm_that_is_slower_than_no_kvm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, emulated: str, works: bool, why: str
+) -> None:
+    device = tmp_path / "kvm"
+    device.touch()
+    monkeypatch.setattr(kvm, "SLOW", 0.5)
+    qemu = fake_qemu(tmp_path, f'case "$*" in *"-accel kvm"*) sleep 0.8; exit 85;; esac\n{emulated}')
+    answer = kvm.usable(qemu, device)
+    assert answer[0] is works
+    assert why in answer[1]
+
+
 def test_kvm_probe_without_device_or_qemu(tmp_path: Path) -> None:
     assert kvm.usable(fake_qemu(tmp_path, "exit 85"), tmp_path / "none") == (
         False,
