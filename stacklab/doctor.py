@@ -70,6 +70,8 @@ def run_checks(needs: Needs, host: Host | None = None) -> list[Check]:
         found += [_addresses()]
     else:
         commands = COMMANDS | doctor_machines.SEED_COMMANDS | doctor_machines.COMMANDS[needs.provider]
+        if needs.builder == "packer" and not needs.golden:
+            commands |= {"packer": "packer"}
         found += [*_commands(host, commands), _builder(host)]
         found += [_network(host)] if needs.isolated else []
         found += doctor_machines.checks(needs, host)

@@ -43,6 +43,7 @@ BY_HAND = {
     "https://developer.hashicorp.com/vagrant/install/vmware",
     "virtualbox": "install the package from https://www.virtualbox.org/wiki/Downloads",
     "vmware": "install VMware Workstation or Fusion",
+    "packer": "install the package from https://developer.hashicorp.com/packer/install",
     "lxc": "enable EPEL, then: dnf install lxc",
     "mmdebstrap": "install it from its authors: EL has no package of it",
     "debootstrap": "enable EPEL, then: dnf install debootstrap",
@@ -77,9 +78,10 @@ class Check:
 class Needs:
     """What the lab wants of the machine.
 
-    `golden` says that its golden image is in `cache` already; `mirrors` are URLs that have to
-    answer where it is not. `isolated` and `exists` are about the lab's networks: in a namespace
-    of their own, there already. `level` is the x86-64 level that the nodes' system needs.
+    `golden` says that its golden image is in `cache` already; where it is not, `builder` makes
+    it, and `mirrors` are URLs that have to answer. `isolated` and `exists` are about the lab's
+    networks: in a namespace of their own, there already. `level` is the x86-64 level that the
+    nodes' system needs.
     """
 
     provider: str
@@ -87,6 +89,7 @@ class Needs:
     cache: Path
     topology: Topology | None = None
     golden: bool = False
+    builder: str = "dib"
     isolated: bool = True
     exists: bool = False
     level: int = 1

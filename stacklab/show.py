@@ -185,14 +185,15 @@ def checks(value: Plan, as_json: bool, fix: bool = False) -> None:
         ui.table(
             "", ("", "check", "finding", "what to type"), [(c.state, c.name, c.message, c.fix) for c in found]
         )
-    failed = [check.name for check in found if check.state == "FAIL"]
+    failed = dict.fromkeys(check.name for check in found if check.state == "FAIL")
     if failed:
         raise LabError(f"this machine cannot run the lab yet: {', '.join(failed)}")
 
 
 def examine(value: Plan) -> list[Check]:
     """The doctor's checks for a plan."""
-    golden = base.is_built(base.wanted(base.of(value)))
+    spec = base.of(value)
+    golden = base.is_built(base.wanted(spec))
     row = distributions.distribution(value.distribution)
     return doctor.run_checks(
         Needs(
@@ -201,6 +202,7 @@ def examine(value: Plan) -> list[Check]:
             cache=files.cache_dir(),
             topology=value.topology,
             golden=golden,
+            builder=spec.builder,
             isolated=value.isolated,
             exists=(value.directory / "plan.json").is_file(),
             level=doctor_machines.level(row.family, row.version),

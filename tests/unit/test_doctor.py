@@ -46,6 +46,7 @@ class Machine:
     topology: Topology | None = None
     provider: str = "lxc"
     golden: bool = False
+    builder: str = "dib"
     changes: dict[str, Callable[..., object]] = field(default_factory=dict)
 
     def write(self, path: str, text: str = "") -> Path:
@@ -75,7 +76,8 @@ class Machine:
         )
         host = replace(host, **self.changes)  # type: ignore[arg-type]
         lab, cache = self.root / "labs/two-node", self.root / "cache"
-        found = run_checks(Needs(self.provider, lab, cache, self.topology, self.golden), host)
+        needs = Needs(self.provider, lab, cache, self.topology, self.golden, builder=self.builder)
+        found = run_checks(needs, host)
         assert all(check.fix for check in found if check.state != "OK"), "a finding without what to type"
         assert all(not check.fix for check in found if check.state == "OK")
         return {check.name: check for check in found}
@@ -131,6 +133,17 @@ def test_the_fix_fits_the_distribution(machine: Machine, release: str, name: str
     machine.write("etc/os-release", release)
     machine.absent.add(name)
     assert fix in machine.checks()[f"command {name}"].fix
+
+
+def test_packer_is_asked_for_where_it_builds_the_image(machine: Machine) -> None:
+    machine.provider = "libvirt"
+    machine.absent.add("packer")
+    assert "command packer" not in machine.checks()
+    machine.builder = "packer"
+    check = machine.checks()["command packer"]
+    assert (check.state, check.fix) == ("FAIL", "apt-get install packer")
+    machine.golden = True
+    assert "command packer" not in machine.checks()
 
 
 def test_builder_missing(machine: Machine) -> None:
