@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from importlib import metadata
@@ -126,7 +127,7 @@ def element_digests(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-_HOOK = re.compile(r"dib-run-parts Running \S*?/([\w-]+\.d)/(\S+)$")
+_HOOK = re.compile(r"dib-run-parts Running \S*/([\w-]+\.d)/([^/\s]+)$")
 _PACKAGE = re.compile(r"(Setting up|Unpacking) (\S+)")
 
 
@@ -141,23 +142,32 @@ def progress(line: str) -> None:
 # dib's time stamp, and the mark of a program that it runs in the image.
 _PREFIX = re.compile(r"^\d{4}-\d\d-\d\d [\d:.]+ \| (?:> )?")
 _FAULT = re.compile(
-    r"^\s*(E: |Err:|Error: |Errors during|error: |dpkg: error|the newest kernel|gone: |.*[Nn]o space left)"
+    r"^\s*(E: (?!Can not write log)|Err:|Error: |Errors during|error: |dpkg: error|the newest kernel|gone: "
+    r"|.*[Nn]o space left)"
 )
+_CLEANUP = re.compile("Unmount |INFO diskimage_builder")
 
 
 def build(argv: Sequence[str], log: Path, environment: Mapping[str, str], timeout: float) -> None:
     """Run a build to its end, after those that use the same cache of packages: apt does not wait there.
 
     `timeout` in seconds is for each, the waiting and the build. Raises CommandFailed with the lines
-    in which its programs name faults: dib's own last lines only say what it unmounts.
+    in which its programs name faults, else with the last ones of the hook that failed: dib's own
+    last lines only say what it unmounts.
     """
     faults: list[str] = []
     follow = 0
+    hook, last = "", deque[str](maxlen=12)
 
     def look(line: str) -> None:
-        nonlocal follow
+        nonlocal follow, hook
         progress(line)
         text = _PREFIX.sub("", line)
+        if found := _HOOK.search(line):
+            hook = f"in {found[1]}/{found[2]}:"
+            last.clear()
+        elif not _CLEANUP.match(text):
+            last.append(text.rstrip())
         if _FAULT.match(text):
             follow = 4
         elif not text.startswith(" "):
@@ -177,11 +187,12 @@ def build(argv: Sequence[str], log: Path, environment: Mapping[str, str], timeou
         with waits:
             run(argv, log=log, env=environment, timeout=timeout, each_line=look)
     except CommandFailed as error:
-        if not faults:
+        if not faults and not hook:
             raise
-        text = "\n".join(f"    {line}" for line in dict.fromkeys(faults[:12]))
+        said = dict.fromkeys(faults[:12]) or [hook, *last]
+        text = "\n".join(f"    {line}" for line in said)
         raise CommandFailed(
-            f"diskimage-builder failed:\n{text}",
+            f"{'diskimage-builder failed:' if faults else error.message.splitlines()[0]}\n{text}",
             hint="the same command starts the build anew",
         ) from error
 

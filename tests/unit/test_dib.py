@@ -103,6 +103,21 @@ def test_a_failed_build_says_what_its_programs_said(tmp_path: Path) -> None:
         "diskimage-builder failed:\n    Error:\n"
         "     Problem: conflicting requests\n      - nothing provides x"
     )
+    # Nothing that looks like a fault: what the hook said that was the last one.
+    said = (
+        f"{stamp}E: Can not write log (Is /dev/pts mounted?)\n"
+        f"{stamp}dib-run-parts Running /tmp/in_target.d/install.d/65-one\n{stamp}well\n"
+        f"{stamp}dib-run-parts Running /tmp/in_target.d/install.d/70-two\n"
+        f"{stamp}patching file x\n{stamp}can't find file to patch\n"
+        f"{stamp}Unmount /somewhere\n{stamp}INFO diskimage_builder.block_device [-] nothing to do\n"
+    )
+    (tmp_path / "said").write_text(said)
+    with pytest.raises(CommandFailed) as caught:
+        dib.build(["sh", "-c", f"cat {tmp_path}/said; exit 1"], tmp_path / "log", {}, 60)
+    assert caught.value.message == (
+        f"sh -c 'cat {tmp_path}/said; exit 1' ended with exit code 1\n    in install.d/70-two:\n"
+        "    patching file x\n    can't find file to patch"
+    )
     with pytest.raises(CommandFailed, match="ended with exit code 3"):
         dib.build(["sh", "-c", "exit 3"], tmp_path / "log", {}, 60)
 
