@@ -45,11 +45,19 @@ def ssh(
 
 
 def script(
-    plan: Plan, node: Node, name: str, *args: str, log: Path | None = None, timeout: float = 120
+    plan: Plan,
+    node: Node,
+    name: str,
+    *args: str,
+    log: Path | None = None,
+    timeout: float = 120,
+    check: bool = True,
 ) -> Result:
     """Run one of scripts/ on a node; its text goes over standard input."""
     text = (SCRIPTS / name).read_text(encoding="utf-8")
-    return ssh(plan, node, " ".join(["bash", "-s", "--", *args]), log=log, timeout=timeout, stdin=text)
+    return ssh(
+        plan, node, " ".join(["bash", "-s", "--", *args]), log=log, timeout=timeout, check=check, stdin=text
+    )
 
 
 def put(plan: Plan, node: Node, text: str, path: str, mode: str = "0600") -> None:
@@ -58,19 +66,20 @@ def put(plan: Plan, node: Node, text: str, path: str, mode: str = "0600") -> Non
     ssh(plan, node, command, stdin=text)
 
 
-def wait_for_ssh(plan: Plan, deadline: float = 120.0) -> None:
-    """Return when every node answers.
+def wait_for_ssh(plan: Plan, deadline: float = 120.0, greet: Callable[[Node], Result] | None = None) -> None:
+    """Return when every node answers: when `greet`, by default a command that does nothing, ends well there.
 
     NotHealthy names those that do not within `deadline` seconds, times the plan's patience.
     """
     deadline *= plan.patience
+    greet = greet or (lambda node: ssh(plan, node, "true", timeout=15, check=False))
     over = threading.Event()
 
     def answers(node: Node) -> bool:
         end = time.monotonic() + deadline
         while time.monotonic() < end and not over.is_set():
             try:
-                if ssh(plan, node, "true", timeout=15, check=False).code == 0:
+                if greet(node).code == 0:
                     return True
             except CommandFailed:
                 pass

@@ -110,6 +110,8 @@ def _files(plan: Plan, node: Node, identity: str, known: str) -> dict[str, tuple
             "HostKey /etc/ssh/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\nUseDNS no\n",
             0o644,
         ),
+        # Else each login starts a service manager for root and ends it after: 2 s on an emulated node.
+        "var/lib/systemd/linger/root": ("", 0o644),
         # The host key is here: no others have to be drawn, which takes a minute on an emulated node.
         "etc/systemd/system/ssh-keygen.service.d/10-stacklab.conf": (
             "[Unit]\nConditionPathExists=!/etc/ssh/ssh_host_ed25519_key\n",

@@ -156,13 +156,13 @@ class Machines(ABC):
         )
         self.each(self.resume, paused)
         self.each(self.boot, off)
-        if paused or off:
-            remote.wait_for_ssh(self.plan, BOOT_SECONDS)
         if paused:
             self.step_clocks()
+        if off:
+            remote.wait_for_ssh(self.plan, BOOT_SECONDS)
 
     def step_clocks(self) -> None:
-        """Give nodes that stood still today's time."""
+        """Give nodes that stood still today's time, as soon as they answer."""
         clocks.step(self.plan)
 
     def stop(self) -> None:

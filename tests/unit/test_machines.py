@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 from stacklab import archive, clocks, files, providers, remote
 from stacklab.base import Golden
 from stacklab.errors import CommandFailed, LabError
+from stacklab.model import Node
 from stacklab.plan import Plan
 from stacklab.providers import machines
 from stacklab.providers.virtualbox import VirtualBox
 from stacklab.providers.vmware import Vmware
+from stacklab.run import Result
 from tests.fakes import Fake, install
 
 NODES = ("controller", "compute1")
@@ -107,7 +110,7 @@ def test_virtualbox_goes_back(virtualbox: tuple[VirtualBox, Fake], steps: list[s
     assert states(fake) == {"controller": "saved", "compute1": "saved", "elses": "running"}
     provider.start()
     assert set(states(fake).values()) == {"running"}
-    assert steps == ["ssh 180.0", "clocks"]
+    assert steps == ["clocks"]
     provider.prune([payload])
     left = [one["snapshots"] for name, one in fake.state["machines"].items() if "two-node" in name]
     assert left == [{payload["name"]: "saved"}] * 2 and later["name"] != payload["name"]
@@ -169,7 +172,7 @@ def test_vmware_captures_and_goes_back(vmware: tuple[Vmware, Fake], steps: list[
     assert provider.states() == {"controller": "paused", "compute1": "paused"}
     provider.start()
     assert provider.running() == {"controller": True, "compute1": True}
-    assert steps == ["ssh 180.0", "clocks"]
+    assert steps == ["clocks"]
     other = provider.capture()
     provider.prune([other])
     assert {tuple(one["snapshots"]) for one in fake.state["machines"].values()} == {(other["name"],)}
@@ -202,3 +205,21 @@ def test_a_lab_of_virtual_machines_is_not_exported(
     with pytest.raises(LabError, match="inside its nodes' disks"):
         archive.export(provider.plan, provider.golden, (), tmp_path / "lab.tar", with_image=False)
     assert not (tmp_path / "lab.tar").exists()
+
+
+@pytest.mark.parametrize("are_set", [False, True])
+def test_the_first_login_steps_the_clock(
+    two_node: Plan, monkeypatch: pytest.MonkeyPatch, are_set: bool
+) -> None:
+    tried: list[tuple[str, str]] = []
+
+    def script(plan: Plan, node: Node, name: str, now: str, **_: Any) -> Result:
+        tried.append((node.name, now))
+        return Result(255 if len([one for one, _ in tried if one == node.name]) == 1 else 0, "")
+
+    monkeypatch.setattr(remote, "script", script)
+    before = time.time()
+    clocks.step(two_node, are_set)
+    assert sorted(name for name, _ in tried) == ["compute1", "compute1", "controller", "controller"]
+    for _, now in tried:
+        assert now == "-" if are_set else before - 1 < float(now) < time.time() + 1

@@ -25,6 +25,7 @@ BOTH = {
     "etc/systemd/system/stacklab-clear-ports.service": 0o644,
     "etc/systemd/system/ssh-keygen.service.d/10-stacklab.conf": 0o644,
     "usr/local/lib/stacklab/clear-ports": 0o755,
+    "var/lib/systemd/linger/root": 0o644,
     "etc/machine-id": 0o444,
     "etc/hosts": 0o644,
     "etc/resolv.conf": 0o644,
