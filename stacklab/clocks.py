@@ -13,17 +13,17 @@ SECONDS = 180.0
 """Until a node answers that goes on, times the plan's patience."""
 
 
-def step(plan: Plan, wait: int = 0) -> None:
+def step(plan: Plan, are_set: bool = False) -> None:
     """Set the clocks of all nodes, once they answer ssh, to this host's, and chrony in step again.
 
-    A clock is late by what ssh takes to log in. Where the provider has a better way, and is at
-    it, nodes leave it to that for `wait` seconds, and then only chrony is told.
+    A clock is late by what ssh takes to log in. Where the provider has a quicker way it
+    sets them itself: then `are_set`, and only chrony is told.
     """
     log = plan.directory / "logs" / "nodes.log"
 
     def one(node: Node) -> Result:
-        now = f"{time.time():.3f}"
-        return remote.script(plan, node, "step-clock", now, str(wait), log=log, check=False)
+        now = "-" if are_set else f"{time.time():.3f}"
+        return remote.script(plan, node, "step-clock", now, log=log, check=False)
 
     # Not after a login that only shows that there is one: an emulated node's first takes seconds.
     remote.wait_for_ssh(plan, SECONDS, one)

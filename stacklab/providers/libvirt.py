@@ -18,7 +18,6 @@ import os
 import shutil
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
@@ -34,8 +33,6 @@ from stacklab.providers.libvirtd import Daemon
 from stacklab.providers.machines import Machines
 from stacklab.run import Result, run
 
-AGENT_SECONDS = 20
-"""Within which a guest's agent sets the clock: half a second, but on a busy machine."""
 _SYSTEM_IMAGES = Path("/var/lib/libvirt/images")
 """Where the host's libvirtd may read, whoever QEMU runs as."""
 
@@ -240,17 +237,9 @@ class Libvirt(Machines):
         super().start()
 
     def step_clocks(self) -> None:
-        """By the guests' agent, while the first login is under way; by ssh where one does not answer."""
-
-        def by_agent() -> bool:
-            told = self.each(lambda node: self.virsh("domtime", self.machine(node), "--now", check=False))
-            return all(one.code == 0 for one in told)
-
-        with ThreadPoolExecutor(1) as pool:
-            done = pool.submit(by_agent)
-            clocks.step(self.plan, wait=AGENT_SECONDS)
-        if not done.result():
-            clocks.step(self.plan)
+        """By the guests' agent, at once; by ssh where one does not answer."""
+        told = self.each(lambda node: self.virsh("domtime", self.machine(node), "--now", check=False))
+        clocks.step(self.plan, are_set=all(one.code == 0 for one in told))
 
     # -- snapshots ---------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ def lab(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Li
     steps: list[str] = []
     monkeypatch.setattr(remote, "wait_for_ssh", lambda plan, deadline: steps.append(f"ssh {deadline}"))
     monkeypatch.setattr(
-        clocks, "step", lambda plan, wait=0: steps.append("clocks" if wait else "clocks by ssh")
+        clocks, "step", lambda plan, are_set: steps.append("clocks" if are_set else "clocks by ssh")
     )
     made = providers.provider(plan, Golden("g", "1", tmp_path))
     assert isinstance(made, Libvirt)
@@ -90,7 +90,7 @@ def test_clocks_by_ssh_where_an_agent_does_not_answer(lab: tuple[Libvirt, Fake, 
     provider, fake, steps = lab
     change(fake, agentless=True)
     provider.capture()
-    assert steps == ["clocks", "clocks by ssh"]
+    assert steps == ["clocks by ssh"]
 
 
 def test_none_runs_before_all_are_back(lab: tuple[Libvirt, Fake, list[str]]) -> None:
