@@ -13,7 +13,7 @@ from tool import main, need  # type: ignore[import-not-found]
 ORDER = {"suspend": ("running", "paused"), "resume": ("paused", "running"), "start": ("off", "running")}
 
 
-def act(state: dict[str, Any], words: list[str]) -> str:  # noqa: PLR0912, PLR0915 - a line a command
+def act(state: dict[str, Any], words: list[str]) -> str:  # noqa: PLR0911, PLR0912, PLR0915 - a line a command
     need(words[:3] == ["-q", "-c", "qemu:///system"], "which libvirtd?")
     domains, networks = state["domains"], state["networks"]
     match words[3:]:
@@ -67,6 +67,11 @@ def act(state: dict[str, Any], words: list[str]) -> str:  # noqa: PLR0912, PLR09
         case ["snapshot-delete", name, "--snapshotname", snapshot]:
             need(snapshot in domains[name]["snapshots"], "no domain snapshot with matching name")
             del domains[name]["snapshots"][snapshot]
+        case ["qemu-monitor-command", "--hmp", name, "loadvm", snapshot]:
+            need(domains[name]["state"] == "paused", "domain is not running")
+            # A monitor's command ends well whatever became of it.
+            if domains[name].get("other_devices") or snapshot not in domains[name]["snapshots"]:
+                return "Error: Missing section footer\n"
         case ["snapshot-revert", name, "--snapshotname", snapshot, "--paused", "--force"]:
             need(snapshot in domains[name]["snapshots"], "no domain snapshot with matching name")
             domains[name]["state"] = "paused"
