@@ -228,6 +228,7 @@ def test_every_agent_is_expected(number: int, two_node: Plan, connection: Cloud)
         ("glance", "http://10.0.0.11:9292/"),
         ("placement", "http://10.0.0.11:8778/"),
         ("nova", "http://10.0.0.11:8774/"),
+        ("metadata", "http://10.0.0.11:8775/"),
         ("neutron", "http://10.0.0.11:9696/"),
         ("horizon", "http://10.0.0.11:80/horizon/auth/login/"),
     ],
@@ -244,7 +245,7 @@ def test_apis(name: str, url: str, two_node: Plan, monkeypatch: pytest.MonkeyPat
             return Thing(status_code=code)
 
         monkeypatch.setattr(requests.Session, "get", get)
-        assert settle._api(two_node, name) == expected
+        assert settle._api(two_node, settle._apis(two_node)[name]) == expected
         assert seen == [(url, False)]  # never by a proxy of the host's
 
 
@@ -263,7 +264,8 @@ class Machine:
         monkeypatch.setattr(settle, "_api", self.api)
         monkeypatch.setattr(cloud, "connect", self.connect)
 
-    def api(self, plan: Plan, name: str) -> str:
+    def api(self, plan: Plan, url: str) -> str:
+        name = next(name for name, place in settle._apis(plan).items() if place == url)
         return "" if self.clock.now >= self.back.get(name, 0) else "answers 503"
 
     def connect(self, plan: Plan) -> Cloud:
@@ -292,7 +294,7 @@ def test_settle_says_what_came_back_when(two_node: Plan, machine: Machine) -> No
     assert (found["compute services"], found["network agents"]) == (5, 5)
     assert set(found) == {
         "ssh to all nodes",
-        *(f"{name} API" for name in two_node.topology.services),
+        *(f"{name} API" for name in (*two_node.topology.services, "metadata")),
         "compute services",
         "network agents",
     }
@@ -346,13 +348,14 @@ def test_a_look_without_waiting(two_node: Plan, machine: Machine) -> None:
 def test_one_late_answer_is_not_taken_for_a_service_that_is_down(
     machine: Machine, two_node: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, late = settle._api, ["keystone", "nova"]
+    real, urls = settle._api, settle._apis(two_node)
+    late = [urls["keystone"], urls["nova"]]
 
-    def api(plan: Plan, name: str) -> str:
-        if name in late:
-            late.remove(name)
+    def api(plan: Plan, url: str) -> str:
+        if url in late:
+            late.remove(url)
             raise TimeoutError("read timed out")
-        return real(plan, name)
+        return real(plan, url)
 
     monkeypatch.setattr(settle, "_api", api)
     assert settle.quick(two_node) == ""
