@@ -15,6 +15,7 @@ FLAVOR = "m1.tiny"
 # Seconds: a probe guest boots in under 20 s under TCG on an idle machine; a loaded one gets its time.
 ACTIVE_SECONDS = 300.0
 ANSWER_SECONDS = 240.0
+PAGE_SECONDS = 10.0
 
 
 def check(context: Context) -> Iterator[Row]:
@@ -100,7 +101,7 @@ def _answers(context: Context, kind: str, server: Any, address: str) -> Iterator
     timer = Timer()
     questions: tuple[tuple[str, Callable[[], str]], ...] = (
         ("ping", lambda: ping(address)),
-        ("HTTP and metadata", lambda: _page(address, server.id)),
+        ("HTTP and metadata", lambda: _page(address, context.limit(PAGE_SECONDS))),
         ("console log", lambda: _console(context.demo, server)),
     )
     for what, question in questions:
@@ -129,12 +130,12 @@ def ping(address: str) -> str:
     return "answers" if namespace.ping(address) else ""
 
 
-def _page(address: str, instance: str) -> str:
+def _page(address: str, seconds: float) -> str:
     import requests
 
     session = requests.Session()
     session.trust_env = False
-    text = session.get(f"http://{address}/", timeout=10).text
+    text = session.get(f"http://{address}/", timeout=seconds).text
     # The guest serves the instance id that the metadata service told it: nova's name for it, not the UUID.
     found = re.search(r"instance-id[=: ]+(i-[0-9a-f]+)", text)
     return f"metadata says {found[1]}" if found else ""

@@ -59,7 +59,7 @@ def _place(context: Context, account: str) -> str:
     for url, address, device in found:
         if address not in nodes:
             raise NotHealthy(f"Swift's rings place objects on {address} instead of {', '.join(nodes)}")
-        status = session.head(url, timeout=10).status_code
+        status = session.head(url, timeout=context.limit(10)).status_code
         if status == 200:
             places.append(f"{nodes[address].name}, {device}")
         else:  # a replica may come later
