@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from stacklab import cloud, packstack
 from stacklab.errors import NotHealthy
-from stacklab.verify.context import Context, Row, Timer
+from stacklab.verify.context import Context, Row, Timer, until
+
+if TYPE_CHECKING:
+    import requests
 
 
 def check(context: Context) -> Iterator[Row]:
@@ -26,24 +30,35 @@ def check(context: Context) -> Iterator[Row]:
             hint="on the controller: /var/log/horizon and /var/log/apache2/error.log",
         )
     yield timer.row("Horizon", "demo logged in; a wrong password is refused")
-    page = session.get(f"{base}/project/instances/", timeout=limit)
+    page = _page(session, f"{base}/project/instances/", limit)
     unseen = [server.name for server in context.servers.values() if server.name not in page.text]
     if page.status_code != 200 or unseen:
         raise NotHealthy(f"Horizon's list ({page.status_code}) lacks {', '.join(unseen)}")
     yield timer.row("Horizon's instances", ", ".join(server.name for server in context.servers.values()))
 
 
-def _login(session: object, base: str, password: str, limit: float) -> bool:
-    import requests
+def _page(session: requests.Session, url: str, limit: float) -> requests.Response:
+    """A page, asked for again while Apache gives up on it: on emulated nodes the first one takes minutes."""
+    answers: list[requests.Response] = []
 
-    assert isinstance(session, requests.Session)
+    def asked() -> str:
+        answers.append(session.get(url, timeout=limit))
+        return "" if answers[-1].status_code == 504 else "answer"
+
+    until(f"answer from {url}", limit, asked)
+    return answers[-1]
+
+
+def _login(session: requests.Session, base: str, password: str, limit: float) -> bool:
     session.trust_env = False
-    form = session.get(f"{base}/auth/login/", timeout=limit)
+    form = _page(session, f"{base}/auth/login/", limit)
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form.text))
     fields |= {"username": cloud.DEMO, "password": password}
     answer = session.post(
         f"{base}/auth/login/", data=fields, headers={"Referer": f"{base}/auth/login/"}, timeout=limit
     )
+    if answer.status_code == 504:
+        answer = _page(session, answer.url, limit)
     return answer.status_code == 200 and "/auth/logout/" in answer.text
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace as Thing
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 import pytest
@@ -307,8 +308,13 @@ def test_all_that_could_not_be_removed_is_named(two_node: Plan) -> None:
 class Dashboard(BaseHTTPRequestHandler):
     """Horizon's login: a form with a token of the session's, which has to come back with its cookie."""
 
+    late: ClassVar[list[str]] = []  # pages that Apache gives up on
+
     def do_GET(self) -> None:
-        if self.path in ("/horizon/", "/horizon/project/instances/"):
+        if self.path in self.late:
+            self.late.remove(self.path)
+            self._send(504, "Gateway Timeout")
+        elif self.path in ("/horizon/", "/horizon/project/instances/"):
             page = '<a href="/horizon/auth/logout/">stacklab-verify-tenant'
             self._send(200, page if "sessionid=in" in self._cookies() else "log in first")
         else:
@@ -347,6 +353,16 @@ def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
         server.shutdown()
         thread.join()
+
+
+@pytest.mark.usefixtures("dashboard")
+def test_horizon_loads_longer_than_apache_waits(two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = ["/horizon/auth/login/", "/horizon/", "/horizon/", "/horizon/project/instances/"]
+    monkeypatch.setattr(Dashboard, "late", pages)
+    monkeypatch.setattr(packstack, "secrets", lambda plan: {"DEMO_PASSWORD": "right"})
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert len(list(horizon.check(Context(two_node, None, None, {"tenant": SERVER})))) == 2
+    assert pages == []
 
 
 @pytest.mark.usefixtures("dashboard")
