@@ -91,8 +91,9 @@ def _checks(plan: Plan, since: datetime | None) -> Iterator[tuple[str, Callable[
 def _apis(plan: Plan) -> dict[str, str]:
     """The URL of every API that has to answer."""
     places = {name: services.table()[name].api for name in plan.topology.services}
-    if "nova" in places:
-        # Apache loads it with its first request: two minutes on emulated nodes, which no instance waits for.
+    if "nova" in places and plan.emulated:
+        # Apache loads it with its first request. That takes two minutes there, longer than an instance waits;
+        # elsewhere it is there before the first guest has booted, and would only make a reset longer.
         places["metadata"] = ":8775/"
     base = f"http://{plan.topology.controller.management}"
     return {name: base + place.format(dashboard=plan.dashboard) for name, place in places.items() if place}

@@ -228,7 +228,6 @@ def test_every_agent_is_expected(number: int, two_node: Plan, connection: Cloud)
         ("glance", "http://10.0.0.11:9292/"),
         ("placement", "http://10.0.0.11:8778/"),
         ("nova", "http://10.0.0.11:8774/"),
-        ("metadata", "http://10.0.0.11:8775/"),
         ("neutron", "http://10.0.0.11:9696/"),
         ("horizon", "http://10.0.0.11:80/horizon/auth/login/"),
     ],
@@ -294,7 +293,7 @@ def test_settle_says_what_came_back_when(two_node: Plan, machine: Machine) -> No
     assert (found["compute services"], found["network agents"]) == (5, 5)
     assert set(found) == {
         "ssh to all nodes",
-        *(f"{name} API" for name in (*two_node.topology.services, "metadata")),
+        *(f"{name} API" for name in two_node.topology.services),
         "compute services",
         "network agents",
     }
@@ -318,9 +317,11 @@ def test_settle_names_what_did_not_come_back(two_node: Plan, machine: Machine) -
 
 
 def test_settle_waits_longer_for_emulated_nodes(two_node: Plan, machine: Machine) -> None:
-    machine.back = {"nova": 200}
-    settle.settle(dataclasses.replace(two_node, emulated=True), deadline=60)
-    assert 200 <= machine.clock.now < 202
+    machine.back = {"nova": 200, "metadata": 240}
+    emulated = dataclasses.replace(two_node, emulated=True)
+    assert settle._apis(emulated) == {**settle._apis(two_node), "metadata": "http://10.0.0.11:8775/"}
+    found = {answer.name: answer.seconds for answer in settle.settle(emulated, deadline=60)}
+    assert (found["nova API"], found["metadata API"]) == (200, 240)
 
 
 def test_settle_says_why_an_agent_check_fails(two_node: Plan, machine: Machine) -> None:
