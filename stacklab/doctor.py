@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stacklab import doctor_machines, kvm
+from stacklab import doctor_machines, files, kvm
 from stacklab.examination import Check, Do, Host, Needs, existing, install, installation, plugin, why
 
 MEMORY_LXC = {"controller": 3.5, "network": 0.5, "compute": 1.5}
@@ -230,12 +230,13 @@ def _memory(needs: Needs, host: Host) -> list[Check]:
 
 
 def _lab_disk(needs: Needs) -> int:
-    """GiB that a lab takes in time."""
+    """GiB that a lab takes in time, beside what it has already."""
     if needs.provider == "lxc" or needs.topology is None:
         return DISK_LAB
     nodes = needs.topology.nodes
     # A snapshot has what a node's memory holds; there is one a stage.
-    return len(nodes) * DISK_MACHINE + sum(node.memory for node in nodes) * SNAPSHOTS // 1024 // 2
+    wanted = len(nodes) * DISK_MACHINE + sum(node.memory for node in nodes) * SNAPSHOTS // 1024 // 2
+    return max(0, wanted - files.disk_usage(needs.lab) // 1024**3) if needs.lab.is_dir() else wanted
 
 
 def _disk(needs: Needs, host: Host) -> list[Check]:

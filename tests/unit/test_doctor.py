@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import kvm
+from stacklab import files, kvm
 from stacklab.doctor import COMMANDS, LXC_COMMANDS, run_checks
 from stacklab.examination import Check, Host, Needs
 from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
@@ -282,6 +282,17 @@ def test_disks_of_two_filesystems(machine: Machine) -> None:
     machine.changes["free"] = lambda path: (11 if path.name == "cache" else 6) * GIB
     found = machine.checks()
     assert (found["disk for cache"].state, found["disk for lab"].state) == ("FAIL", "OK")
+
+
+def test_a_lab_that_goes_on_needs_less(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.provider, machine.golden = "libvirt", True
+    machine.topology = topology(("controller",), ("compute",))
+    machine.changes["free"] = lambda path: 20 * GIB
+    assert machine.checks()["disk for cache and lab"].state == "FAIL"
+    (machine.root / "labs/two-node").mkdir(parents=True)
+    assert machine.checks()["disk for cache and lab"].state == "FAIL"
+    monkeypatch.setattr(files, "disk_usage", lambda path: 20 * GIB)
+    assert machine.checks()["disk for cache and lab"].state == "OK"
 
 
 def test_kvm_states(machine: Machine) -> None:
