@@ -27,6 +27,9 @@ AGENTS = {
 
 BRIDGE, PHYSICAL_NETWORK, PROVIDER_NIC = "br-ex", "extnet", "eth1"
 
+# What Packstack would make beside the lab's own.
+PROVISION = ("CONFIG_PROVISION_DEMO", "CONFIG_PROVISION_TEMPEST")
+
 Choices = dict[str, tuple[str, str]]  # by key: a value, and where it comes from
 
 
@@ -48,8 +51,10 @@ def render(
     LabError where a secret is missing.
     """
     keys = table(packstack)
-    problems = _input_problems(topology, keys)
     chosen = _chosen(topology, keys, datapath, workers)
+    refused = _contradictions(topology, keys, chosen, datapath)
+    problems = _input_problems(topology, keys)
+    problems += [Problem(topology.file, f"answers.{name}", why) for name, why in refused.items()]
     hardware = "they have KVM of their own" if virt_type == "kvm" else "they have no KVM to count on"
     chosen["CONFIG_NOVA_LIBVIRT_VIRT_TYPE"] = (virt_type, f"stacklab: the nodes, {hardware}")
     if installed:
@@ -58,7 +63,7 @@ def render(
     for name in set(secret_names(packstack)) & secrets.keys():
         chosen[name] = (secrets[name], "drawn for this lab")
     for name, value in topology.answers.items():
-        if value.isprintable():
+        if value.isprintable() and name not in refused:
             chosen[name] = (value, f"topology {topology.name}: answers")
     for name, other in SAME_SECRET.items():
         if other in chosen:
@@ -88,6 +93,9 @@ def workers(topology: Topology) -> int:
 def of_release(topology: Topology, release: str = "auto", distribution: str = "auto") -> str:
     """An answer file with secrets of its own, for a release and the distribution that it is to run on.
 
+    What is `auto` is as in a lab: debian-12, where the release runs there. What the machine decides is as
+    for virtual machines.
+
     Raises InvalidInput for what the release, its Packstack or the distribution cannot have.
     """
     on = distribution if distribution != "auto" else topology.distribution
@@ -95,7 +103,8 @@ def of_release(topology: Topology, release: str = "auto", distribution: str = "a
     if asked == "auto":
         asked = distributions.distribution("debian-12" if on == "auto" else on).release
     row = releases.release(asked)
-    on = row.distributions[0] if on == "auto" else on
+    if on == "auto":
+        on = "debian-12" if "debian-12" in row.distributions else row.distributions[0]
     if on not in row.distributions:
         message = f"{row.name} does not run on {on}: take {', '.join(row.distributions)}"
         raise InvalidInput([Problem(topology.file, "release", message)])
@@ -125,6 +134,21 @@ def _input_problems(topology: Topology, keys: Mapping[str, Key]) -> list[Problem
         elif not value.isprintable():
             problems.append(Problem(topology.file, f"answers.{name}", "a line break or control character"))
     return problems
+
+
+def _contradictions(
+    topology: Topology, keys: Mapping[str, Key], chosen: Choices, datapath: str
+) -> dict[str, str]:
+    """Overrides of what all of stacklab goes by, services and networks, each with what to change instead."""
+    decided = {*_switches(keys), *_networking(topology, datapath), *PROVISION} & chosen.keys()
+    found = {}
+    for name in (name for name in topology.answers if name in decided):
+        (right, source), value = chosen[name], topology.answers[name]
+        whose, _, what = source.partition(": ")
+        instead = f"change {what}" if whose.startswith("topology") else f"leave it out ({what})"
+        if value != right:
+            found[name] = f"'{value}' contradicts the lab, which has '{right}': {instead}"
+    return found
 
 
 def _switches(keys: Mapping[str, Key]) -> dict[str, str]:
@@ -169,6 +193,7 @@ def _own_choices(workers: int) -> Choices:
             ("CONFIG_AMQP_ENABLE_SSL", "n", "no certificates in a lab"),
             ("CONFIG_HORIZON_SSL", "n", "no certificates in a lab"),
             ("CONFIG_NEUTRON_METERING_AGENT_INSTALL", "n", "nothing in a lab reads it"),
+            ("CONFIG_NEUTRON_ML2_VNI_RANGES", "10:100", "enough project networks for a lab"),
             ("CONFIG_PROVISION_DEMO", "n", "its network is 10.0.0.0/24, a management network"),
             ("CONFIG_PROVISION_TEMPEST", "n", "stacklab verifies the lab itself"),
         )
@@ -187,7 +212,6 @@ def _networking(topology: Topology, datapath: str) -> Choices:
         "CONFIG_NEUTRON_ML2_TYPE_DRIVERS": (f"{tunnel},flat", from_agent),
         "CONFIG_NEUTRON_ML2_TENANT_NETWORK_TYPES": (tunnel, from_agent),
         "CONFIG_NEUTRON_ML2_FLAT_NETWORKS": ("*", "stacklab: the provider network is flat"),
-        "CONFIG_NEUTRON_ML2_VNI_RANGES": ("10:100", "stacklab: enough project networks for a lab"),
     }
     if agent == "linuxbridge":
         nic = (f"{PHYSICAL_NETWORK}:{PROVIDER_NIC}", "stacklab: the provider NIC")

@@ -33,6 +33,7 @@ _OWN = ("secrets.json", "answers.txt", "clouds.yaml", "openrc-admin", "openrc-de
 _TAR: tuple[str | Path, ...] = (
     *("tar", "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*"),
     *("--xattrs-exclude=trusted.overlay.origin", "--warning=no-file-ignored"),
+    "--force-local",  # a colon in a file's name is none of a host's
 )
 _SECONDS = 3600
 

@@ -180,6 +180,14 @@ def wanted(spec: Spec) -> Golden:
     return first
 
 
+def is_of(image: Golden, spec: Spec) -> bool:
+    """Whether the image is there and was made of these very inputs, whatever the repositories held then."""
+    if image.name.rpartition("-")[0] != f"{spec.distribution}-{spec.provider}" or not is_built(image):
+        return False
+    made_of = files.read_json(image.directory / "metadata.json").get("inputs")
+    return files.digest(made_of) == files.digest(inputs(spec))
+
+
 def _named(spec: Spec, key: str) -> Golden:
     name = f"{spec.distribution}-{spec.provider}-{key}"
     return Golden(name, key, files.cache_dir() / "images" / name)
@@ -312,9 +320,20 @@ def keeps_contract(problems: Sequence[str]) -> None:
 
 
 def hosts_of_build(spec: Spec) -> tuple[str, ...]:
-    """The hosts that serve the build and that no file of the image may name: mirror and proxy."""
-    urls = (spec.mirror, *(os.environ.get(name, "") for name in ("http_proxy", "https_proxy")))
-    return tuple(sorted({host for url in urls if (host := urlsplit(url).netloc.rpartition("@")[2])}))
+    """The hosts that serve the build and that no file of the image may name: mirror and proxy.
+
+    But for those that it names rightly, since nodes have their packages from there.
+    """
+    row = distributions.distribution(spec.distribution)
+    repositories = releases.release(spec.release).repositories.values()
+    nodes = (row.archive, *dib.apt_mirrors(row.version), *repositories)
+    builds = (spec.mirror, *(os.environ.get(name, "") for name in ("http_proxy", "https_proxy")))
+    return tuple(sorted(_hosts(builds) - _hosts(nodes)))
+
+
+def _hosts(urls: Sequence[str]) -> set[str]:
+    """The hosts of URLs, with their ports where those are given."""
+    return {host for url in urls if (host := urlsplit(url).netloc.rpartition("@")[2])}
 
 
 def take_disk(raw: Path, work: Path, provider: str, log: Path, hosts: Sequence[str] = ()) -> dict[str, Any]:

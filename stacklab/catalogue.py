@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from stacklab import files
+from stacklab import download, files
 from stacklab.checker import Checker, join, show, unknown
-from stacklab.errors import InvalidInput, LabError, Problem
+from stacklab.errors import InvalidInput, Problem
 from stacklab.yamlfile import read_yaml
 
 SHIPPED = Path(__file__).parent / "data" / "guests.yaml"
@@ -33,7 +32,7 @@ VISIBILITIES = ("public", "private", "shared", "community")
 # (https://docs.openstack.org/glance/latest/admin/useful-image-properties.html).
 PROPERTIES = (
     *("architecture", "hypervisor_type", "os_distro", "os_version", "os_type", "os_purpose"),
-    *("os_admin_user", "os_require_quiesce", "os_secure_boot", "os_shutdown_timeout", "os_hash_algo"),
+    *("os_admin_user", "os_require_quiesce", "os_secure_boot", "os_shutdown_timeout"),
     *("image_original_user", "image_description", "image_source", "image_build_date", "patchlevel"),
     *("replace_frequency", "provided_until", "uuid_validity", "hotfix_hours", "license_included"),
     *("hw_boot_menu", "hw_cdrom_bus", "hw_cpu_cores", "hw_cpu_policy", "hw_cpu_sockets", "hw_cpu_threads"),
@@ -46,6 +45,18 @@ PROPERTIES = (
     *("vmware_ostype", "default_user", "os_command_line"),
 )
 _FILLED_IN = ("image_source", "image_build_date")
+# Glance's own attributes, with the entry's keys that they are made of. As properties they would win
+# over these (https://docs.openstack.org/api-ref/image/v2/#create-image).
+_OWN_KEYS = {
+    **{key: key for key in ("visibility", "min_disk", "min_ram")},
+    **{"name": "title", "disk_format": "formats", "container_format": "formats"},
+}
+_ATTRIBUTES = (
+    *_OWN_KEYS,
+    *("id", "protected", "owner", "status", "tags", "size", "virtual_size", "checksum"),
+    *("os_hidden", "os_hash_algo", "os_hash_value", "created_at", "updated_at"),
+    *("locations", "direct_url", "self", "file", "schema", "stores"),
+)
 _VALUES: dict[str, tuple[str, ...]] = {
     "architecture": ("x86_64",),
     "hw_disk_bus": ("virtio", "scsi", "sata", "ide", "usb", "fdc", "nvme"),
@@ -123,10 +134,10 @@ def load(own: str = "") -> dict[str, Entry]:
 
 
 def named(entries: Mapping[str, Entry], names: list[str]) -> list[Entry]:
-    """The entries of `names`, all of them for no names. Raises LabError for an unknown one."""
-    for name in names:
-        if name not in entries:
-            raise LabError(unknown("image", name, entries), hint=f"add it to {OWN}, or name one of these")
+    """The entries of `names`, all of them for no names. Raises InvalidInput for unknown ones."""
+    strange = [Problem("", "", unknown("image", name, entries)) for name in names if name not in entries]
+    if strange:
+        raise InvalidInput(strange, hint=f"add it to {OWN}, or name one of these")
     return [entries[name] for name in dict.fromkeys(names)] if names else list(entries.values())
 
 
@@ -307,6 +318,9 @@ def _properties(check: Checker, path: str, value: Any, builder: str) -> dict[str
         close = difflib.get_close_matches(key, PROPERTIES, n=1, cutoff=0.85)
         if key in _FILLED_IN:
             check.problem(place, "is filled in by the build: leave it out")
+        elif key in _ATTRIBUTES:
+            advice = f"use the entry's own key '{_OWN_KEYS[key]}'" if key in _OWN_KEYS else "leave it out"
+            check.problem(place, f"is an attribute of Glance's own, not a property: {advice}")
         elif not re.fullmatch(r"[a-z][a-z0-9_:.-]{0,254}", key):
             check.problem(place, "is not a property's name: take lowercase letters, digits and underscores")
         elif key not in PROPERTIES and close:
@@ -342,8 +356,8 @@ def _url(check: Checker, path: str, keys: dict[str, Any], *, pinned: bool) -> st
         check.problem(path, f"'{key}' is missing: give the image's address, such as {example}")
         return ""
     value = keys[key]
-    parts = urlsplit(value) if isinstance(value, str) else urlsplit("")
-    if parts.scheme not in ("https", "http") or not parts.hostname:
+    parts = download.parts_of(value) if isinstance(value, str) else None
+    if parts is None:
         check.problem(path, f"{show(value)} is not a URL: write it such as {example}")
         return ""
     if parts.username or parts.password:

@@ -36,14 +36,17 @@ def routes() -> list[IPv4Network]:
 
 
 def networks_of(routes: str) -> list[IPv4Network]:
-    """The networks in what `ip route` printed: by an interface or a gateway, but not the default."""
+    """The networks in what `ip route` printed: by an interface or a gateway, but not the default.
+
+    Nor its halves, by which a VPN takes the default's place.
+    """
     found = []
     for line in routes.splitlines():
         try:
             found.append(IPv4Network(line.split()[0]))
         except (IndexError, ValueError):
             continue  # default, and local, broadcast and the like, which other lines imply
-    return found
+    return [network for network in found if network.prefixlen > 1]
 
 
 @dataclass(frozen=True)
@@ -71,23 +74,35 @@ class Machine:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The fields of a Plan that depend on the machine, and why they are what they are."""
+    """The fields of a Plan that depend on the machine, and why they are what they are.
+
+    `datapath` is that of the lab that is there, empty where there is none on this provider.
+    """
 
     provider: str
     isolated: bool = True
     emulated: bool = False
+    datapath: str = ""
     reasons: tuple[str, ...] = ()
 
 
-def collisions(topology: Topology, routes: Collection[IPv4Network]) -> list[str]:
-    """The lab's networks that the host has a route of its own into."""
-    lab = {
-        "management": topology.management.cidr,
-        "tunnel": topology.tunnel.cidr,
-        "provider": topology.provider_network.cidr,
-    }
+@dataclass(frozen=True)
+class Collision:
+    """A network of the lab, by its name in the topology, that the host has a route of its own into."""
+
+    name: str
+    cidr: str
+    route: IPv4Network
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.cidr} is also the host's {self.route}"
+
+
+def collisions(topology: Topology, routes: Collection[IPv4Network]) -> list[Collision]:
+    """What collides of the networks that virtual machines have: none of them is for tunnels."""
+    lab = {"management": topology.management.cidr, "provider": topology.provider_network.cidr}
     return [
-        f"{name} {cidr} is also the host's {route}"
+        Collision(name, cidr, route)
         for name, cidr in lab.items()
         for route in routes
         if route.overlaps(ip_network(cidr))
@@ -114,9 +129,10 @@ def choose(
     if wanted == "auto":
         provider, why = _provider(images, saved, machine)
         reasons.append(f"provider: {provider} ({why})")
-    if provider == "lxc" or provider not in images:
-        return Chosen(provider, reasons=tuple(reasons))
     kept = saved.get("provider") == provider
+    if provider == "lxc" or provider not in images:
+        datapath = str(saved["datapath"]) if kept else ""
+        return Chosen(provider, datapath=datapath, reasons=tuple(reasons))
     emulated = False
     if provider == "libvirt":
         works, why = (not saved["emulated"], "as this lab was made") if kept else machine.kvm()
@@ -126,7 +142,7 @@ def choose(
         isolated = saved["isolated"] if kept else _isolated(topology, own_network, machine, reasons)
     else:
         isolated = False
-    return Chosen(provider, isolated, emulated, tuple(reasons))
+    return Chosen(provider, isolated, emulated, reasons=tuple(reasons))
 
 
 def _provider(images: Collection[str], saved: dict[str, Any], machine: Machine) -> tuple[str, str]:

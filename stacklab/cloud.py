@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from stacklab import files, namespace, packstack, releases, ui
+from stacklab.errors import NotHealthy
 from stacklab.plan import Plan
 from stacklab.run import run
 
@@ -29,24 +31,41 @@ def definition(plan: Plan) -> dict[str, Any]:
 
 
 def build(plan: Plan) -> None:
-    """Make networks, router, flavors, the demo project with its user, rules and key pair."""
+    """Make networks, router, flavors, the demo project with its user, rules and key pair.
+
+    Raises NotHealthy naming the service that does not take it.
+    """
     write_credentials(plan)
     with namespace.entered(plan):
         admin = connect(plan, ADMIN)
-        with ui.step("project and user demo"):
+        with ui.step("project and user demo"), explained("keystone"):
             project = _demo(plan, admin)
-        with ui.step("provider network, tenant network, router"):
+        with ui.step("provider network, tenant network, router"), explained("neutron"):
             provider = _provider_network(plan, admin)
             _tenant_network(plan, admin, project, provider)
-        with ui.step("flavors"):
+        with ui.step("flavors"), explained("nova"):
             for name, size in definition(plan)["flavors"].items():
                 if admin.compute.find_flavor(name) is None:
                     admin.compute.create_flavor(name=name, **size)
         with ui.step("security-group rules and key pair"):
             for who in (ADMIN, DEMO):
                 connection = admin if who == ADMIN else connect(plan, DEMO)
-                _rules(connection)
-                _keypair(plan, connection)
+                with explained("neutron"):
+                    _rules(connection)
+                with explained("nova"):
+                    _keypair(plan, connection)
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """What a service of the cloud answers wrongly, as NotHealthy that names it."""
+    from keystoneauth1.exceptions import ClientException
+    from openstack.exceptions import SDKException
+
+    try:
+        yield
+    except (ClientException, SDKException) as error:
+        raise NotHealthy(f"{name}: {error}", hint=f"on the controller: /var/log/{name}") from error
 
 
 # -- credentials -------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlsplit
 
 from keystoneauth1.adapter import Adapter
 
 from stacklab import redact
-from stacklab.errors import LabError
+from stacklab.errors import InvalidInput, LabError, Problem
 
 _SECRET = ("password", "token", "secret", "passcode", "application_credential_secret")
 
@@ -28,8 +29,8 @@ def adapter(name: str = "") -> CloudAdapter:
     """Glance of the cloud `name`; without a name OS_CLOUD, the OS_* variables, or the only cloud there is.
 
     Nothing is asked of the cloud yet. The configured region, interface, image_endpoint_override,
-    cacert, verify and proxy are heeded. Raises LabError for an unknown cloud, naming those known, and
-    for a configuration that is not complete.
+    cacert, verify and proxy are heeded. Raises InvalidInput for an unknown cloud, naming those known, and
+    for one that is not described as the SDK wants it, LabError for one that is not complete.
     """
     with _without_the_sdk():
         region = _region(name)
@@ -54,19 +55,27 @@ def _region(name: str) -> Any:
     from openstack.exceptions import ConfigException
 
     known: list[str] = []
+    what = f"the cloud {name}" if name else "the cloud"
     try:
         with _warnings() as skipped:
             config = OpenStackConfig(app_name="stacklab")
         known = sorted(cloud for cloud in config.get_cloud_names() if cloud not in ("envvars", "defaults"))
         if name and name not in known and name != "envvars":
-            raise LabError(f"unknown cloud '{name}'", hint="; ".join([*skipped, _names(known)]))
-        return config.get_one(cloud=name or None)
+            message = f"unknown cloud '{name}'"
+            raise InvalidInput([Problem("", "", message)], hint="; ".join([*skipped, _names(known)]))
+        region = config.get_one(cloud=name or None)
+        urlsplit(str(region.config.get("auth", {}).get("auth_url", "")))  # keystoneauth trusts it
+        return region
     except (ConfigException, ClientException, OSError) as error:
-        what = f"the cloud {name}" if name else "the cloud"
         raise LabError(
             f"{what} is not fully described: {' '.join(str(error).split())}",
             hint=f"say --cloud NAME, or set OS_CLOUD or OS_AUTH_URL and what belongs to it; {_names(known)}",
         ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # The SDK trusts the form of what it reads.
+        message = f"{what} is not described as it should be: {' '.join(str(error).split())}"
+        hint = "in clouds.yaml `clouds`, each cloud and its `auth` are mappings, and `auth_type` fits `auth`"
+        raise InvalidInput([Problem("", "", message)], hint=hint) from error
 
 
 @contextmanager

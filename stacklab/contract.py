@@ -165,13 +165,25 @@ def secrets(rootfs: Path) -> list[str]:
 
 def _traces(rootfs: Path, hosts: Sequence[str]) -> list[str]:
     """Where the image names a host that only the build knows: a mirror, a proxy."""
+    named = {host: _named(host) for host in hosts}
     problems = []
     for path in sorted((rootfs / "etc").rglob("*")) if hosts else ():
         if path.is_symlink() or not path.is_file():
             continue
         text = _text(path)
-        problems += [f"/{path.relative_to(rootfs)} names {host}" for host in hosts if host in text]
+        name = path.relative_to(rootfs)
+        problems += [f"/{name} names {host}" for host, known in named.items() if known.search(text)]
     return problems
+
+
+def _named(host: str) -> re.Pattern[str]:
+    """How a file names a host as a place: in a URL, or with its port, as proxies are written too.
+
+    Alone it may be any word: a host may be called `cache`.
+    """
+    name, end = re.escape(host), r"(?![\w-]|\.\w)"
+    with_port = rf"|(?<![\w.-]){name}" if re.search(r":\d+$", host) else ""
+    return re.compile(rf"(?://(?:[^\s/@]*@)?{name}{with_port}){end}")
 
 
 # Nothing of OpenStack may run before the deployer configures it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import deque
@@ -48,7 +49,7 @@ def environment(work: Path, fixed: Mapping[str, str], mirrors: tuple[str, str]) 
     found = {
         **fixed,
         "HOME": str(home),
-        "ELEMENTS_PATH": str(files.PROJECT / "elements"),
+        "ELEMENTS_PATH": str(_elements(work / "tmp" / "elements")),
         "DIB_IMAGE_CACHE": str(files.cache_dir() / "dib"),
         "DIB_LOCKFILES": str(work / "tmp" / "locks"),
         "TMP_DIR": str(work / "tmp"),
@@ -59,14 +60,43 @@ def environment(work: Path, fixed: Mapping[str, str], mirrors: tuple[str, str]) 
         found["DIB_DISTRIBUTION_MIRROR"] = archive
     if security:
         found["DIB_DEBIAN_SECURITY_MIRROR"] = security
+    if any(url.startswith("https:") for url in mirrors):
+        # Else the apt in the new tree, which is the next to be asked, has nothing to trust.
+        found["DIB_MMDEBSTRAP_EXTRA_ARGS"] = "--include=ca-certificates"
     return found
 
 
+def _elements(target: Path) -> Path:
+    """The project's elements, copied to `target` with modes of their own.
+
+    A checkout has those of the umask that it was made under, and they would become the image's.
+    """
+    shutil.copytree(files.PROJECT / "elements", target, symlinks=True)
+    for path in (target, *target.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(plain_mode(path.stat().st_mode))
+    return target
+
+
+def plain_mode(mode: int) -> int:
+    """0755 or 0644, by the owner's x bit: what git keeps of a mode."""
+    return 0o755 if mode & 0o100 else 0o644
+
+
+# A site of apt's whose mirrors are in a file; the slashes before it are apt's.
+_LISTED = re.compile(r"mirror\+file:/*(/.+)")
+
+
 def apt_mirrors(codename: str) -> tuple[str, str]:
-    """The build host's own mirrors for `codename`, as (archive, security); '' leaves it to dib."""
+    """The build host's own mirrors for `codename`, as (archive, security); '' leaves it to dib.
+
+    The first that is Debian's own, since others call theirs after Debian's release, too, and that
+    is read over http or https.
+    """
+    words = "$(CODENAME) $(COMPONENT) $(SITE) $(ORIGIN)"
     try:
         targets = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(CODENAME) $(SITE)", "Created-By: Packages"],
+            ["apt-get", "indextargets", "--format", words, "Created-By: Packages"],
             capture_output=True,
             text=True,
             check=True,
@@ -74,8 +104,23 @@ def apt_mirrors(codename: str) -> tuple[str, str]:
         ).stdout
     except (FileNotFoundError, subprocess.SubprocessError):
         return "", ""
-    sites = dict(line.split(" ", 1) for line in targets.splitlines() if " " in line)
+    sites: dict[str, str] = {}
+    for name, site in re.findall(r"^(\S+) main (\S+) Debian$", targets, re.MULTILINE):
+        if url := _over_http(site):
+            sites.setdefault(name, url)
     return sites.get(codename, ""), sites.get(f"{codename}-security", "")
+
+
+def _over_http(site: str) -> str:
+    """A site of apt's as a URL that dib takes; '' where it is none. Of mirrors in a file the first counts."""
+    if listed := _LISTED.fullmatch(site):
+        try:
+            text = Path(listed[1]).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        found = re.search(r"^https?://\S+", text, re.MULTILINE)
+        return found[0] if found else ""
+    return site if re.match("https?://", site) else ""
 
 
 def apt_sources(codename: str, mirrors: tuple[str, str]) -> str:

@@ -1,20 +1,52 @@
 """Files out of a raw disk image with one ext4 partition, for the checks of golden images and guests.
 
-They are copied by debugfs: nothing is mounted, no loop device is needed.
+They are copied by debugfs: nothing is mounted, no loop device is needed. And what a disk of any
+format has on it, before it is known to be of that kind.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from stacklab import contract
 from stacklab.errors import CommandFailed
 from stacklab.run import run
 
 SECTOR = 512
+_PIECE = 1 << 20  # bytes that hold a partition table, and those that hold a filesystem's name
+
+
+def filesystems(disk: Path, scratch: Path, log: Path) -> list[str]:
+    """What the partitions of `disk` hold, in the order of its table: ext4, xfs …, or "no filesystem".
+
+    The disk is of any format that qemu-img knows; a piece of it at a time is copied to `scratch`, a
+    directory. Without a table of partitions there are none. Raises CommandFailed when it cannot be read.
+    """
+    told = json.loads(run(["qemu-img", "info", "--output=json", disk], log=log, merge_stderr=False).output)
+    whole = {"driver": told["format"], "file": {"driver": "file", "filename": str(disk)}}
+    piece = scratch / "piece.raw"
+    _copy(whole, piece, 0, told["virtual-size"], log)
+    table = run(["sfdisk", "--json", piece], log=log, merge_stderr=False, check=False)
+    partitions = json.loads(table.output)["partitiontable"].get("partitions", ()) if table.code == 0 else ()
+    found = []
+    for one in partitions:
+        _copy(whole, piece, int(one["start"]) * SECTOR, int(one["size"]) * SECTOR, log)
+        kind = run(["blkid", "-p", "-o", "value", "-s", "TYPE", piece], log=log, check=False)
+        found.append(kind.output.strip() or "no filesystem")
+    piece.unlink()
+    return found
+
+
+def _copy(whole: dict[str, Any], piece: Path, start: int, size: int, log: Path) -> None:
+    """Copy the beginning of the `size` bytes at `start` of a disk, as QEMU names it; the rest is a hole."""
+    part = {"driver": "raw", "offset": start, "size": min(size, _PIECE), "file": whole}
+    run(["qemu-img", "convert", "-O", "raw", f"json:{json.dumps(part)}", piece], log=log)
+    os.truncate(piece, size)
 
 
 def extract(image: Path, tree: Path, trees: Iterable[str], probes: Iterable[str], log: Path) -> None:

@@ -70,6 +70,8 @@ def run_checks(needs: Needs, host: Host | None = None) -> list[Check]:
         found += [_addresses()]
     else:
         commands = COMMANDS | doctor_machines.SEED_COMMANDS | doctor_machines.COMMANDS[needs.provider]
+        if needs.provider == "libvirt" and needs.family == "el" and not needs.isolated:
+            commands |= doctor_machines.WAY_OUT_COMMANDS
         if needs.builder == "packer" and not needs.golden:
             commands |= {"packer": "packer"}
         found += [*_commands(host, commands), _builder(host)]

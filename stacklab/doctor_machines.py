@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from ipaddress import IPv4Network
 
 from stacklab import choice
@@ -19,6 +20,8 @@ COMMANDS = {
 }
 """Commands of each provider of virtual machines and the Debian package of each."""
 SEED_COMMANDS = {"xorriso": "xorriso"}
+WAY_OUT_COMMANDS = {"dnsmasq": "dnsmasq-base"}
+"""What libvirt needs for networks that answer for names."""
 
 PLUGINS = {"libvirt": ("vagrant-libvirt",), "vmware_desktop": ("vagrant-vmware-desktop",)}
 
@@ -42,6 +45,7 @@ def checks(needs: Needs, host: Host) -> list[Check]:
         found += [processor(needs, host), _host_only(needs, host)]
     else:
         found.append(processor(needs, host))
+    found += [_way_out(needs, host)] if needs.family == "el" else []
     return [*found, _addresses(needs, host)]
 
 
@@ -131,6 +135,33 @@ def allowed_networks(conf: str) -> list[IPv4Network]:
     return found or [_VBOX_DEFAULT]
 
 
+def _way_out(needs: Needs, host: Host) -> Check:
+    """Whether nodes of EL get to repositories: Packstack installs OpenStack's packages on each of them."""
+    why_not = "EL nodes fetch OpenStack's packages from repositories; "
+    if needs.provider == "libvirt":
+        if not needs.isolated:
+            return Check("way out", "OK", "through the host, NAT")
+        taken = choice.collisions(needs.topology, host.routes()) if needs.topology else []
+        fix = "start the host's libvirtd (systemctl enable --now libvirtd); no --own-network"
+        if taken:
+            fix = f"take networks that are free on this host ({_keys(taken)} in the topology)"
+        text = f"{why_not}a namespace of the lab's own has no way out"
+        return Check("way out", "FAIL", text, fix)
+    if needs.topology is None:
+        return Check("way out", "OK", "no topology was asked for")
+    management = needs.topology.management
+    if management.gateway != management.host and management.dns:
+        return Check("way out", "OK", f"{management.gateway}, names by {', '.join(management.dns)}")
+    text = f"{why_not}this host is no way out of its host-only networks"
+    fix = "give networks.management in the topology a gateway and dns that lead out"
+    return Check("way out", "FAIL", text, fix)
+
+
+def _keys(found: Sequence[choice.Collision]) -> str:
+    """Where the topology has the networks that collide."""
+    return ", ".join(dict.fromkeys(f"networks.{one.name}.cidr" for one in found))
+
+
 def _addresses(needs: Needs, host: Host) -> Check:
     """Whether the lab's networks are free on this host."""
     if needs.isolated:
@@ -140,7 +171,7 @@ def _addresses(needs: Needs, host: Host) -> Check:
     found = choice.collisions(needs.topology, host.routes())
     if not found:
         return Check("addresses", "OK", "the lab's networks are free on this host")
-    fix = "other networks in the topology (networks.management.cidr), or the route away: ip route del …"
-    if needs.provider == "libvirt":
+    fix = f"other networks in the topology ({_keys(found)}), or the route away: ip route del …"
+    if needs.provider == "libvirt" and needs.family != "el":
         fix = f"up --own-network, or {fix}"
-    return Check("addresses", "FAIL", "; ".join(found), fix)
+    return Check("addresses", "FAIL", "; ".join(map(str, found)), fix)

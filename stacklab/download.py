@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 
@@ -95,6 +95,15 @@ def content(url: str) -> bytes:
         raise LabError(f"{url} cannot be had: {_cause(error)}", hint="is the network there?") from error
 
 
+def parts_of(url: str) -> SplitResult | None:
+    """The parts of an http or https URL; None for what is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as http://[::1
+        return None
+    return parts if parts.scheme in ("http", "https") and parts.hostname else None
+
+
 def mirror() -> str:
     """The setting `mirror`: a root of the publisher's tree, asked before the publisher; '' without one."""
     return os.environ.get("STACKLAB_MIRROR", "").rstrip("/")
@@ -102,8 +111,7 @@ def mirror() -> str:
 
 def use_mirror(url: str) -> None:
     """Ask the mirror at `url` first from now on. Raises InvalidInput for what is no URL."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts_of(url) is None:
         message = f"{url!r} is not a mirror: write it such as https://mirror.example/rocky"
         raise InvalidInput([Problem("", "mirror", message)])
     os.environ["STACKLAB_MIRROR"] = url
@@ -114,8 +122,8 @@ def use_proxy(url: str) -> None:
 
     What is asked of this machine itself never does. Raises InvalidInput for what is no proxy's URL.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = parts_of(url)
+    if parts is None:
         message = f"{url!r} is not a proxy: write it such as http://proxy.example:3128"
         raise InvalidInput([Problem("", "proxy", message)])
     redact.add([parts.password or ""])

@@ -41,8 +41,8 @@ class InvalidInput(LabError):
 
     exit_code = 2
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+    def __init__(self, problems: Sequence[Problem], hint: str = "") -> None:
+        super().__init__("\n".join(str(problem) for problem in problems), hint)
         self.problems = tuple(problems)
 
 

@@ -32,6 +32,7 @@ EL_PACKAGES = {
     "libvirt-clients": "libvirt-client",
     "libvirt-daemon-system": "libvirt-daemon",
     "qemu-system-x86": "qemu-kvm",
+    "dnsmasq-base": "dnsmasq",
 }
 """Where EL calls a Debian package by another name."""
 
@@ -80,8 +81,8 @@ class Needs:
 
     `golden` says that its golden image is in `cache` already; where it is not, `builder` makes
     it, and `mirrors` are URLs that have to answer. `isolated` and `exists` are about the lab's
-    networks: in a namespace of their own, there already. `level` is the x86-64 level that the
-    nodes' system needs.
+    networks: in a namespace of their own, there already. `family` is that of the nodes' system,
+    `level` the x86-64 level that it needs.
     """
 
     provider: str
@@ -92,6 +93,7 @@ class Needs:
     builder: str = "dib"
     isolated: bool = True
     exists: bool = False
+    family: str = "debian"
     level: int = 1
     mirrors: tuple[str, ...] = ()
 

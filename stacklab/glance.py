@@ -6,13 +6,12 @@ until Glance's own hash of what it received equals the sha512 of the file.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +32,7 @@ from stacklab.glance_api import (
     container,
     expect,
     explained,
+    hashed,
     unfinished,
 )
 from stacklab.glance_keep import Listed, Pruned, Side, family, list_images, listed, prune, rotate
@@ -122,7 +122,7 @@ class Upload:
         self.notes: list[str] = []
         self._left_over: set[str] = set()
         self._handover = Handover()
-        self._sha512 = upload_hash.Later(image.path, image.sha512)
+        self._digests = {"sha512": upload_hash.Later(image.path, image.sha512)}
 
     def run(self, visibility: str, keep: int) -> Uploaded:
         """See `upload`."""
@@ -181,16 +181,25 @@ class Upload:
             for row in rows
             if row["disk_format"] == self.image.disk_format
             and (names.fullmatch(row["name"] or "") or row["id"] in self._left_over)
-            and self._is_whole(row)
+            and not self._wrong(row)
         ]
         # Of several the visible one, then the oldest: two runs at once have to choose the same.
-        return min(rows, key=lambda row: (row["os_hidden"], row["created_at"], row["id"]), default=None)
-
-    def _is_whole(self, row: Mapping[str, Any]) -> bool:
-        """Whether Glance has the very content; where the size differs, no hash is needed to tell."""
-        return (row["status"], row["size"]) == ("active", self.image.size) and (
-            row.get("os_hash_value") == self._sha512.value(self.glance.left)
+        return min(
+            rows, key=lambda row: (bool(row.get("os_hidden")), row["created_at"], row["id"]), default=None
         )
+
+    def _wrong(self, row: Mapping[str, Any]) -> str:
+        """What an image would be with the very content; '' where it is.
+
+        Where the size differs, no hash is needed to tell.
+        """
+        wanted = f"active, {self.image.size} bytes"
+        if (row["status"], row["size"]) != ("active", self.image.size):
+            return wanted
+        algorithm, theirs = hashed(row)
+        later = self._digests.setdefault(algorithm, upload_hash.Later(self.image.path, "", algorithm))
+        ours = later.value(self.glance.left)
+        return "" if theirs == ours else f"{wanted}, {algorithm} {ours}"
 
     def _sweep(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Delete our unfinished images that nobody works on any more.
@@ -200,7 +209,7 @@ class Upload:
         for row in rows:
             if not unfinished(row) or not self._abandoned(row):
                 continue
-            if row["name"] == self.image.name + UNFINISHED and self._is_whole(row):
+            if row["name"] == self.image.name + UNFINISHED and not self._wrong(row):
                 self._left_over.add(row["id"])
             elif self.glance.delete(row["id"]) in (204, 404):
                 _lock_path(row["id"]).unlink(missing_ok=True)
@@ -242,7 +251,7 @@ class Upload:
             raise changed(self.image.path)
         self._handover.begin(image_id)
         self._may_be(self._create(image_id, wanted), wanted["visibility"])
-        self._sha512.start()  # of a file that is on its way already, the other core can take it
+        self._digests["sha512"].start()  # of a file that is on its way already, the other core can take it
         source = Source(handle, self.image.name, self.image.size, self.progress, self.block)
         if self.method == "web-download":
             glance_send.web_download(self.glance, image_id, self.image.name, self.uri)
@@ -252,7 +261,7 @@ class Upload:
             glance_send.put(self.glance, image_id, source)
         if _state(handle) != before:
             raise changed(self.image.path)
-        row = self._verified(image_id, handle)
+        row = self._verified(image_id)
         self._handover.commit(self.glance)
         self.glance.patch(row, wanted)
 
@@ -280,23 +289,14 @@ class Upload:
             self.glance.patch(row, {"visibility": visibility})
             self.glance.patch({**row, "visibility": visibility}, {"visibility": "private"})
 
-    def _verified(self, image_id: str, handle: BufferedReader) -> dict[str, Any]:
+    def _verified(self, image_id: str) -> dict[str, Any]:
         row = self.glance.get(image_id)
         if row is None:
             raise glance_send.deleted(self.image.name)
-        # Before Rocky, Glance has an md5 only.
-        algorithm, theirs = row.get("os_hash_algo"), row.get("os_hash_value")
-        if not algorithm:
-            algorithm, theirs = "md5", row.get("checksum")
-        if algorithm == "sha512":
-            expected = self._sha512.value(self.glance.left)
-        else:
-            handle.seek(0)
-            expected = hashlib.file_digest(handle, _hasher(algorithm)).hexdigest()
-        if (row["status"], row["size"], theirs) != ("active", self.image.size, expected):
+        if wanted := self._wrong(row):
             raise LabError(
-                f"Glance has {self.image.name} as {row['status']}, {row['size']} bytes, {algorithm} "
-                f"{theirs}; it should be active, {self.image.size} bytes, {expected}",
+                f"Glance has {self.image.name} as {row['status']}, {row['size']} bytes, "
+                f"{' '.join(hashed(row))}; it should be {wanted}",
                 hint=f"the upload was deleted; does {self.uri or self.image.path} still have its sha512?"
                 + (" or does the cloud convert what it imports?" if self.method else ""),
             )
@@ -331,10 +331,6 @@ def _claimed(image_id: str) -> AbstractContextManager[None]:
 
 def _lock_path(image_id: str) -> Path:
     return files.cache_dir() / "uploads" / f"{image_id}.lock"
-
-
-def _hasher(algorithm: str) -> Callable[[], Any]:
-    return lambda: hashlib.new(algorithm, usedforsecurity=False)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ UNFINISHED = " (upload not finished)"
 OWN_PROPERTIES = "stacklab_properties"
 
 STALLED = 60.0  # seconds without a byte going through, then the connection counts as dead
+# An image on its way, or that never arrived; a deactivated one is whole, and an administrator's decision.
+_ON_ITS_WAY = ("queued", "saving", "uploading", "importing", "killed")
 _CLEANUP = 15.0  # seconds for each request that clears up; the deadline does not hold for these
 _RETRIES = {"connect_retries": 3, "status_code_retries": 3, "retriable_status_codes": [500, 502, 503, 504]}
 _PATCH = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
@@ -107,15 +109,18 @@ class Glance:
         expect(response, "read the image", 200)
         return cast(dict[str, Any], response.json())
 
-    def patch(self, row: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    def patch(self, row: Mapping[str, Any], wanted: Mapping[str, Any], *, missing_ok: bool = False) -> bool:
         """Make the image's attributes as `wanted`; False where they were so already.
 
-        Where they are all that an upload wants, properties go that one of ours set before.
+        Where they are all that an upload wants, properties go that one of ours set before. With
+        `missing_ok` the image may be gone, which is False too.
         """
         changes = [
             {"op": "replace" if name in row else "add", "path": f"/{name}", "value": value}
             for name, value in wanted.items()
-            if name not in row or row[name] != value
+            if (name not in row or row[name] != value)
+            # Before Rocky, Glance cannot hide, and would take this for a property.
+            and (name != "os_hidden" or name in row)
         ]
         if OWN_PROPERTIES in wanted:  # all of them, not one change
             dropped = set(str(row.get(OWN_PROPERTIES, "")).split(",")) - set(wanted)
@@ -123,6 +128,8 @@ class Glance:
         if not changes:
             return False
         response = self.call("PATCH", f"/v2/images/{row['id']}", json=changes, headers=_PATCH)
+        if response.status_code == 404 and missing_ok:
+            return False
         if response.status_code == 403 and "visibility" in {
             name for name in wanted if row.get(name) != wanted[name]
         }:
@@ -159,6 +166,13 @@ def explained(adapter: Adapter) -> Iterator[None]:
             f"Glance cannot be reached as {_who(adapter)}: {error}",
             hint="is the cloud up, and its address right?",
         ) from error
+    except OSError as error:
+        # requests' own, of a file that it is to trust or to log in by.
+        if "invalid path" not in str(error):
+            raise
+        raise LabError(
+            str(error), hint="look at cacert, cert and key of the cloud in clouds.yaml, or at OS_CACERT"
+        ) from error
 
 
 def _untrusted(text: str) -> LabError:
@@ -182,7 +196,8 @@ def _untrusted(text: str) -> LabError:
 def _who(adapter: Adapter) -> str:
     auth = adapter.auth or adapter.session.auth
     # Of what identifies a login only what is no secret.
-    elements = (auth.get_cache_id_elements() if auth else None) or {}
+    # auth_type: none has no such method.
+    elements: dict[str, Any] = getattr(auth, "get_cache_id_elements", dict)() or {}
     known = {
         re.sub(r"^.*?(?=user|project|auth_url|application_)", "", str(k)): v for k, v in elements.items()
     }
@@ -236,9 +251,16 @@ def container(disk_format: str) -> str:
     return disk_format if disk_format in ("ami", "aki", "ari") else "bare"
 
 
+def hashed(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The algorithm by which Glance has hashed an image's data, and the digest in hex."""
+    if algorithm := row.get("os_hash_algo"):
+        return str(algorithm), str(row.get("os_hash_value"))
+    return "md5", str(row.get("checksum"))  # before Rocky
+
+
 def unfinished(row: Mapping[str, Any]) -> bool:
     """Whether an image of ours was never committed."""
-    return row["status"] != "active" or (row["name"] or "").endswith(UNFINISHED)
+    return row["status"] in _ON_ITS_WAY or (row["name"] or "").endswith(UNFINISHED)
 
 
 def _date(response: Any) -> datetime:

@@ -11,7 +11,8 @@ from typing import Any
 
 from keystoneauth1.adapter import Adapter
 
-from stacklab.glance_api import TAG, Glance, explained, unfinished
+from stacklab import glance_send
+from stacklab.glance_api import TAG, Glance, explained
 from stacklab.guests import GuestImage
 
 _DATE = r"\d{8}-\d{6}"
@@ -105,7 +106,7 @@ def _equal(image: GuestImage, entry: Listed) -> bool | None:
 
 
 def prune(adapter: Adapter, names: Sequence[str], yes: bool = False) -> list[Pruned]:
-    """Delete the hidden older versions of our images `names`, of all our images without names.
+    """Delete the hidden older versions of our images that Glance calls `names`, of all without names.
 
     Without `yes` nothing is deleted: the result is what would be. Visible images, those of others,
     and those that stacklab did not rename are never deleted. Raises LabError as `list_images` does.
@@ -115,7 +116,8 @@ def prune(adapter: Adapter, names: Sequence[str], yes: bool = False) -> list[Pru
         old = [
             row
             for row in glance.ours(status="active")
-            if row["os_hidden"] and not unfinished(row) and _rotated(row["name"] or "", names)
+            # Before Rocky, Glance cannot hide: there the name alone tells.
+            if row.get("os_hidden", True) and _rotated(row["name"] or "", names)
         ]
         old.sort(key=lambda row: (row["name"], row["id"]))
         return [_prune(glance, row, yes) for row in old]
@@ -132,6 +134,20 @@ def _prune(glance: Glance, row: dict[str, Any], yes: bool) -> Pruned:
 def _rotated(name: str, names: Sequence[str]) -> bool:
     found = re.fullmatch(rf"(.+)-{_DATE}", name)
     return found is not None and (not names or found[1] in names)
+
+
+def _put_back(glance: Glance, name: str, image_id: str) -> None:
+    """Put the image back in its place where none of ours is in it.
+
+    Two uploads at once may have moved each other's away. Each looks after its last move, so that one
+    at least stays; of two that stay, the next upload moves one.
+    """
+    if glance.images(owner=glance.project, tag=TAG, name=name, status="active"):
+        return
+    row = glance.get(image_id)
+    if row is None:
+        raise glance_send.deleted(name)
+    glance.patch(row, {"name": name, "os_hidden": False})
 
 
 def _kept(code: int) -> str:
@@ -154,10 +170,15 @@ def rotate(glance: Glance, rows: Iterable[dict[str, Any]], name: str, image_id: 
         for row in rows
         if row["id"] != image_id and row["status"] == "active" and names.fullmatch(row["name"] or "")
     ]
-    others.sort(key=lambda row: (not row["os_hidden"], row["updated_at"], row["id"]), reverse=True)
+    others.sort(key=lambda row: (not row.get("os_hidden"), row["updated_at"], row["id"]), reverse=True)
+    moved = False
     for row in others:
         made = datetime.fromisoformat(row["created_at"])
-        glance.patch(row, {"name": f"{name}-{made:%Y%m%d-%H%M%S}", "os_hidden": True})
+        wanted = {"name": f"{name}-{made:%Y%m%d-%H%M%S}", "os_hidden": True}
+        # Two uploads at once keep the same order, so the other one may have deleted it.
+        moved |= glance.patch(row, wanted, missing_ok=True)
+    if moved:
+        _put_back(glance, name, image_id)
     return [
         f"Glance keeps the old image {row['name']} ({row['id']}): {_kept(code)}"
         for row in others[keep:]

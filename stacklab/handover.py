@@ -6,12 +6,18 @@ import time
 from pathlib import Path
 
 from stacklab import archive, files, lab, namespace, snapshots, stages, ui
+from stacklab.errors import InvalidInput, Problem
 from stacklab.plan import Plan
 from stacklab.snapshots import Snapshot
 
 
 def export(plan: Plan, target: Path, names: list[str], *, whole: bool, image: bool) -> None:
-    """Write the lab to `target`: the snapshots `names`, all of them if `whole`, else the deepest stage's."""
+    """Write the lab to `target`: the snapshots `names`, all of them if `whole`, else the deepest stage's.
+
+    Raises InvalidInput, before anything is written, where `target` is a directory.
+    """
+    if target.is_dir():
+        raise InvalidInput([Problem(str(target), "", f"is a directory: name a file, such as {plan.lab}.lab")])
     with lab.locked(plan, f"snapshots.export {target.name}"):
         provider = lab.provider_of(plan)
         if whole:

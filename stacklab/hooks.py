@@ -17,7 +17,7 @@ from typing import Any
 
 import diskimage_builder
 
-from stacklab import files
+from stacklab import dib, files
 from stacklab.errors import LabError
 from stacklab.run import run
 
@@ -106,6 +106,9 @@ def archive(
 def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
+    if not member.issym():
+        # It is unpacked over a machine's own directories.
+        member.mode = dib.plain_mode(member.mode)
     return member
 
 

@@ -7,8 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stacklab import catalogue, cloud, clouds, glance_keep, guestbuild, namespace, nodepool, ui, upload
-from stacklab.errors import LabError
+from stacklab import (
+    catalogue,
+    checker,
+    cloud,
+    clouds,
+    glance,
+    glance_keep,
+    guestbuild,
+    namespace,
+    nodepool,
+    ui,
+    upload,
+    variants,
+)
+from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.guests import GuestImage
 from stacklab.plan import Plan
 
@@ -26,8 +39,13 @@ def send(target: Any, names: Sequence[str], own: str = "", *, file: str = "", me
     """Build what changed, and have it in the Glance of `target`, verified. LabError when one fails.
 
     An entry with several formats is uploaded in its first one. `file` is an image of the
-    user's instead of the catalogue's; it goes up private. `method` is as for `upload.images`.
+    user's instead of the catalogue's; it goes up private. `method` is as for `upload.images`. Raises
+    InvalidInput, before anything is built, for an unknown method and for names beside `file`.
     """
+    if method and method not in glance.METHODS:
+        raise InvalidInput([Problem("", "import", checker.unknown("method", method, glance.METHODS))])
+    if file and names:
+        raise InvalidInput([Problem("", "file", "it goes up instead of the catalogue's images: name none")])
     if file:
         jobs = [upload.Job(upload.foreign(Path(file)))]
     else:
@@ -37,7 +55,7 @@ def send(target: Any, names: Sequence[str], own: str = "", *, file: str = "", me
             # The cloud can fetch for itself only what is published in this very form.
             uri = entry.url if entry.formats[0] == entry.format else ""
             jobs.append(upload.Job(image, visibility=entry.visibility, keep=entry.keep, uri=uri))
-    done = upload.images(target, jobs, method=method)  # type: ignore[arg-type]
+    done = upload.images(target, jobs, method=method)
     for name, result in done.items():
         ui.say(f"image {name}: {result.status}")
 
@@ -58,6 +76,12 @@ def beside(adapter: Any, own: str = "") -> list[glance_keep.Side]:
     """What is in the cache beside what is in Glance."""
     local = [image for entry in catalogue.load(own).values() for image in guestbuild.find(entry)]
     return list(glance_keep.listed(adapter, local))
+
+
+def titles(names: Sequence[str], own: str = "") -> list[str]:
+    """What Glance calls the images of catalogue entries; none for no names. InvalidInput for unknown ones."""
+    entries = catalogue.named(catalogue.load(own), list(names)) if names else []
+    return [variants.title(entry, disk_format) for entry in entries for disk_format in entry.formats]
 
 
 def export(directory: Path, own: str = "") -> list[Path]:

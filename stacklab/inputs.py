@@ -144,9 +144,9 @@ def fetch(wanted: Input, mirror: str = "", keyring: Path | None = None) -> Fetch
 
 
 def given(path: Path) -> Fetched:
-    """A file of the user's own: nobody vouches for it but he. Raises LabError when it is not there."""
+    """A file of the user's own: nobody vouches for it but he. Raises InvalidInput when it is not there."""
     if not path.is_file():
-        raise LabError(f"{path}: no such file")
+        raise InvalidInput([Problem("", "source", f"{path}: no such file")])
     with path.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
     return Fetched(path.resolve(), f"sha256:{digest}", "given by the user")

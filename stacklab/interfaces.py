@@ -39,9 +39,7 @@ def of(plan: Plan, node: Node) -> tuple[Interface, ...]:
     address = f"{node.management}/{ip_network(management.cidr).prefixlen}"
     found = [
         # Packstack wants a default route, even for its --version.
-        Interface(
-            *("eth0", "management", mac(plan, node, "eth0")), address, management.gateway, management.dns
-        ),
+        Interface(*("eth0", "management", mac(plan, node, "eth0")), address, management.gateway, plan.dns),
         Interface("eth1", "provider", mac(plan, node, "eth1")),
     ]
     if plan.tunnel_network:

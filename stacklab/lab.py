@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from stacklab import (
     archive,
     base,
     cloud,
+    el,
     files,
     glance,
     growth,
@@ -26,6 +26,7 @@ from stacklab import (
     nodes,
     packstack,
     providers,
+    reuse,
     settle,
     snapshots,
     stages,
@@ -39,13 +40,10 @@ from stacklab.base import Golden
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.plan import Plan, from_json, resolve
 from stacklab.providers import Provider
-from stacklab.run import run
 from stacklab.stages import Progress, Stage
 
 TOPOLOGIES = Path(os.path.relpath(files.PROJECT / "topologies"))
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,23}")
-# Part of each stage's key: raise one when what the stage does changes, and labs run it anew.
-VERSIONS = {"nodes": 1, "openstack": 1, "cloud": 1, "images": 1, "verified": 1}
 
 
 def check_name(name: str) -> None:
@@ -65,13 +63,15 @@ def plan_for(
     """The Plan of a topology file or name. Raises InvalidInput with all that is wrong."""
     if lab:
         check_name(lab)
-    return resolve(
+    plan = resolve(
         topology.load(name, TOPOLOGIES),
         lab=lab,
         distribution=distribution,
         provider=provider,
         own_network=own_network,
     )
+    packstack.shape(plan)  # names the answers that cannot be, before anything is built
+    return plan
 
 
 def directories() -> list[str]:
@@ -133,10 +133,40 @@ def locked(plan: Plan, command: str) -> Iterator[None]:
 
 def provider_of(plan: Plan) -> Provider:
     """The provider of a lab that exists, on the golden image that it was made from."""
-    saved = files.read_json(plan.directory / "golden.json")
-    if saved is None:
+    image = _own_image(plan)
+    if image is None:
         raise LabError(f"the lab {plan.lab} was never whole", hint="run `invoke up` or `invoke down`")
-    return providers.provider(plan, Golden(saved["name"], saved["key"], Path(saved["directory"])))
+    return providers.provider(plan, image)
+
+
+def _own_image(plan: Plan) -> Golden | None:
+    saved = files.read_json(plan.directory / "golden.json")
+    return Golden(saved["name"], saved["key"], Path(saved["directory"])) if saved else None
+
+
+def golden_of(plan: Plan) -> Golden:
+    """The golden image for `up`, built or not: the lab's own, unless it is made of other things now.
+
+    A newer image of the same inputs is for new labs.
+    """
+    spec = base.of(plan)
+    own = _own_image(plan)
+    return own if own is not None and base.is_of(own, spec) else base.wanted(spec)
+
+
+def refuse_other_provider(plan: Plan) -> None:
+    """Raise InvalidInput where the lab is there on another provider: its nodes cannot become others."""
+    saved = files.read_json(plan.directory / "plan.json")
+    if saved is not None and (there := saved["plan"]["provider"]) != plan.provider:
+        message = f"{plan.provider!r}: the lab {plan.lab} is there, on {there}: `invoke down` first, or name "
+        message += "another one by --lab"
+        raise InvalidInput([Problem(plan.topology.file, "provider", message)])
+
+
+def _note_plan(plan: Plan) -> None:
+    """Keep what the nodes are planned as from now on; what the Vagrantfile reads stays as it is."""
+    path = plan.directory / "plan.json"
+    files.write_json(path, {**(files.read_json(path) or {}), "plan": plan.as_json()}, mode=0o600)
 
 
 # -- up ----------------------------------------------------------------------------------
@@ -145,7 +175,7 @@ def provider_of(plan: Plan) -> Provider:
 def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row]], None]) -> list[Stage]:
     """The stages with their keys, in order; `on_verified` is given the verification's rows."""
     provider = providers.provider(plan, golden)
-    inputs = _inputs(plan, golden)
+    inputs = reuse.inputs(plan, golden)
     keys = [""]
     for name in stages.NAMES:
         keys.append(files.digest(name, inputs[name], keys[-1]))
@@ -154,7 +184,11 @@ def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row
         (lambda: _make_nodes(plan, provider), tuple(" ".join(words) for words in provider.create_commands())),
         (
             lambda: _deploy(plan),
-            (*(f"on {controller}: {words}" for words in packstack.commands(plan)), *storage.commands(plan)),
+            (
+                *(f"on {controller}: {words}" for words in packstack.commands(plan)),
+                *el.commands(plan),
+                *storage.commands(plan),
+            ),
         ),
         (
             lambda: cloud.build(plan),
@@ -175,36 +209,10 @@ def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row
     ]
 
 
-def _inputs(plan: Plan, golden: Golden) -> dict[str, dict[str, Any]]:
-    """What each stage's key is the hash of, as plain values under names that people know."""
-    # A lab's name is not part of it: what was imported under another name is the same lab.
-    shape = {
-        name: value for name, value in plan.as_json().items() if name not in ("lab", "reasons", "virt_type")
-    }
-    later = ("services", "named_services", "answers", "tenant", "provider_network", "description", "file")
-    for name in later:
-        shape["topology"].pop(name)  # these belong to later stages
-    lines = (line.partition("=") for line in packstack.shape(plan).splitlines())
-    own: dict[str, dict[str, Any]] = {
-        "nodes": {
-            **shape,
-            "golden image": golden.name,
-            "seed": files.tree_digest(files.PROJECT / "stacklab" / "data" / "seed"),
-        },
-        "openstack": {
-            "answer file": {key: value for key, found, value in lines if found},
-            **storage.inputs(plan),
-        },
-        "cloud": cloud.definition(plan),
-        "images": {"probe guest": guests.probe_key(golden.key)},
-        "verified": {},
-    }
-    return {name: {"version of the stage": VERSIONS[name], **own[name]} for name in stages.NAMES}
-
-
 def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
     """Bring the lab up, from the deepest state that fits the plan."""
     namespace.refuse_foreign(plan)
+    refuse_other_provider(plan)
     with locked(plan, "up"):
         start = time.monotonic()
         for reason in plan.reasons:
@@ -224,6 +232,8 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
             restore(plan, provider, begin.snapshot)
         elif begin.done:
             _wake(plan, provider)
+        if begin.done:
+            _note_plan(plan)
         if begin.done == len(todo):
             ui.say(
                 f"the lab {plan.lab} is up and healthy ({ui.duration(time.monotonic() - start)})",
@@ -235,17 +245,18 @@ def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
 
         def back_to(name: str) -> None:
             restore(plan, provider, snapshots.get(plan, name))
+            _note_plan(plan)
 
         stages.run_stages(plan, provider, todo, begin.done, back_to)
         ui.say(f"the lab {plan.lab} is up ({ui.duration(time.monotonic() - start)})", style="bold green")
 
 
 def _golden(plan: Plan) -> Golden:
-    spec = base.of(plan)
-    image = base.wanted(spec)
+    image = golden_of(plan)
     if base.is_built(image):
         timeline.reused("golden image", image.name, "the cache")
-    return base.build(spec)
+        return image
+    return base.build(base.of(plan))
 
 
 def _make_nodes(plan: Plan, provider: Provider) -> None:
@@ -259,6 +270,12 @@ def _make_nodes(plan: Plan, provider: Provider) -> None:
 
 
 def _create(plan: Plan, provider: Provider) -> None:
+    saved = files.read_json(plan.directory / "plan.json")
+    if saved is not None:
+        there = from_json(saved["plan"])
+        if not set(there.topology.nodes) <= set(plan.topology.nodes):
+            # The provider removes the nodes of its own plan, which has some of these no longer.
+            providers.provider(there, Golden("", "", Path())).destroy()
     files.write_json(plan.directory / "golden.json", archive.golden_json(provider.golden))
     with ui.step("creating the nodes with Vagrant"):
         provider.create()
@@ -267,6 +284,7 @@ def _create(plan: Plan, provider: Provider) -> None:
 
 def _deploy(plan: Plan) -> None:
     packstack.deploy(plan)
+    el.settings(plan)
     storage.place(plan)
     # Only hosts that have registered can be mapped, so all of them are waited for.
     settle.settle(plan)
@@ -303,11 +321,15 @@ def restore(plan: Plan, provider: Provider, snapshot: snapshots.Snapshot) -> Non
             raise LabError(
                 "the nodes are gone, and the snapshot was in them", hint="`invoke up` makes new ones"
             )
-        if not provider.exists() or stages.progress(plan).working in (stages.NAMES[0], stages.CREATION):
+        half_made = stages.progress(plan).working in (stages.NAMES[0], stages.CREATION)
+        # A snapshot that lies in its nodes was kept once they were whole.
+        if not provider.exists() or (half_made and provider.parts(snapshot.payload)):
             stages.set_progress(plan, Progress(working=stages.CREATION))
             _create(plan, provider)
         stages.set_progress(plan, Progress(working=f"restore of {snapshot.name}"))
         snapshots.restore(plan, provider, snapshot)
+        plan = snapshot.planned(plan)
+        _note_plan(plan)
         _boot(plan, provider, snapshot.stage)
         stages.set_progress(plan, Progress(snapshot.stage, snapshot.key))
 
@@ -359,41 +381,3 @@ def forget(plan: Plan, name: str) -> None:
     """Delete a snapshot."""
     with locked(plan, f"snapshots.delete {name}"):
         snapshots.delete(plan, provider_of(plan), name)
-
-
-def down(name: str) -> None:
-    """Remove everything that `up` made for a lab; fine when there is nothing."""
-    check_name(name)
-    directory = files.labs_dir() / name
-    lock = lock_of(name)
-    shutil.rmtree(archive.staging(directory), ignore_errors=True)
-    if not directory.exists():
-        ui.say(f"there is no lab {name}: nothing to remove")
-        lock.unlink(missing_ok=True)
-        _remove_empty()
-        return
-    with files.lock(lock, f"the lab {name}", wait=30.0), ui.step(f"removing the lab {name}"):
-        saved = files.read_json(directory / "plan.json")
-        if saved is not None:
-            # Removing needs no image: a lab killed before its nodes were made goes too.
-            providers.provider(from_json(saved["plan"]), Golden("", "", Path())).destroy()
-        run(["rm", "-rf", "--one-file-system", directory], timeout=600)
-        lock.unlink(missing_ok=True)
-    _remove_empty()
-
-
-def _remove_empty() -> None:
-    """Directories and the mount that the last lab leaves behind."""
-    netns = Path("/run/netns")
-    if netns.is_dir() and not any(netns.iterdir()):
-        # ip mounts it onto itself, which Python's own ismount does not see where /run is no tmpfs.
-        run(["umount", netns], check=False)
-    for path in (
-        netns,
-        Path("/run/stacklab/cgroups"),
-        Path("/run/stacklab"),
-        files.labs_dir(),
-        files.labs_dir().parent,
-    ):
-        with suppress(OSError):
-            path.rmdir()

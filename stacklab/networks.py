@@ -9,6 +9,9 @@ from typing import Any
 
 from stacklab.checker import Checker, show
 
+# For DHCP, a router's gateway, the checks' instance and floating IP, and as many again for Heat's check.
+LEAST_POOL = 6
+
 # Each network with its default and its own keys, of which the first is an address: the network's first.
 NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "management": ("10.0.0.0/24", ("host", "gateway", "dns")),
@@ -85,4 +88,7 @@ def _pool(check: Checker, path: str, value: Any, networks: Networks) -> None:
         check.problem(path, f"{value} is backwards: write {end}-{start}")
     elif gateway is not None and start <= gateway <= end:
         check.problem(path, f"{value} contains the gateway {gateway}: leave the gateway out of the pool")
+    elif (count := int(end) - int(start) + 1) < LEAST_POOL:
+        shown = "1 address" if count == 1 else f"{count} addresses"
+        check.problem(path, f"{value} has {shown}, too few for a lab: take {LEAST_POOL} or more")
     networks.address |= {"pool.start": start, "pool.end": end}

@@ -14,7 +14,7 @@ import yaml
 
 from stacklab import dib, files, guestbuild
 from stacklab.catalogue import Entry
-from stacklab.errors import LabError
+from stacklab.errors import InvalidInput, LabError, Problem
 
 ELEMENTS = "/etc/nodepool/elements"
 _HEAD = """\
@@ -35,32 +35,42 @@ _AGES = {
 def export(entries: Iterable[Entry], directory: Path) -> list[Path]:
     """Write nodepool.yaml, README.rst and elements/ for the dib entries; the paths written.
 
-    Raises LabError when `directory` holds anything else, or when no entry is built by dib.
+    Raises LabError when `directory` holds anything but an earlier export, or when no entry is built by
+    dib; InvalidInput when it is no directory.
     """
     entries = list(entries)
     built = [entry for entry in entries if entry.builder == "dib"]
     if not built:
         raise LabError("no image of these is built by diskimage-builder", hint="nodepool builds only those")
     config, readme, elements = (directory / name for name in ("nodepool.yaml", "README.rst", "elements"))
-    strange = (
-        {path.name for path in directory.iterdir()} - {path.name for path in (config, readme, elements)}
-        if directory.is_dir()
-        else set()
-    )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        found = {path.name for path in directory.iterdir()}
+    except OSError as error:
+        message = f"{directory} cannot be used, {error.strerror}: name an empty or a new directory"
+        raise InvalidInput([Problem("", "directory", message)]) from error
+    strange = found - ({path.name for path in (config, readme, elements)} if _ours(config) else set())
     if strange:
         raise LabError(
             f"{directory} holds other files: {', '.join(sorted(strange)[:5])}",
             hint="name an empty or a new directory",
         )
+    # First what tells an export from a directory of the user's, so that one cut short can be repeated.
+    text = yaml.safe_dump(configuration(built), sort_keys=False, width=100)
+    files.write(config, _HEAD + text)
     shutil.rmtree(elements, ignore_errors=True)
     for name, digest in sorted(dib.element_digests(e for entry in built for e in entry.elements).items()):
         if digest != "dib":
             shutil.copytree(files.PROJECT / "elements" / name, elements / name, symlinks=True)
     elements.mkdir(exist_ok=True)
-    text = yaml.safe_dump(configuration(built), sort_keys=False, width=100)
-    files.write(config, _HEAD + text)
     files.write(readme, _readme(built, [entry for entry in entries if entry.builder != "dib"]))
     return [config, readme, elements]
+
+
+def _ours(config: Path) -> bool:
+    """Whether stacklab wrote this nodepool.yaml."""
+    head = _HEAD.splitlines()[0].encode()
+    return config.is_file() and config.read_bytes().startswith(head)
 
 
 def configuration(entries: Iterable[Entry]) -> dict[str, Any]:

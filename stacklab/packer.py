@@ -72,6 +72,8 @@ def make(spec: Spec, work: Path, log: Path) -> dict[str, Any]:
     source = _fetch(spec)
     place = work / "tmp"  # `base` removes it
     place.mkdir()
+    if not _is_installer(source):
+        _suits(spec, source, place, log)
     out = place / "out"
     files.write_json(place / "golden.pkrvars.json", variables(spec, source, place, log))
     configuration = files.cache_dir() / "packer"
@@ -216,6 +218,18 @@ def _fetch(spec: Spec) -> Fetched:
         message = f"{source.path.name} is a disk, and only QEMU starts from one: install QEMU, or take an ISO"
         raise InvalidInput([Problem("", "source", message)])
     return source
+
+
+def _suits(spec: Spec, source: Fetched, place: Path, log: Path) -> None:
+    """Raise InvalidInput unless the disk is of the kind that can be checked in the end."""
+    found = diskfiles.filesystems(source.path, place, log)
+    if found == ["ext4"]:
+        return
+    count = "1 partition" if len(found) == 1 else f"{len(found)} partitions"
+    has = f"{count} ({', '.join(found)})" if found else "no table of partitions"
+    installer = ", or the installer (iso)" if "iso" in sources.kinds(spec.distribution) else ""
+    right = f"a golden image has one, of ext4: take such a disk, as golden images are{installer}"
+    raise InvalidInput([Problem("", "source", f"{source.path.name} has {has}; {right}")])
 
 
 def _is_installer(source: Fetched) -> bool:

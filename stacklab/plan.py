@@ -72,6 +72,18 @@ class Plan:
         return self.datapath == "netdev"
 
     @property
+    def way_out(self) -> bool:
+        """Whether nodes reach the outside through this host: EL's fetch OpenStack's packages themselves."""
+        family = distributions.distribution(self.distribution).family
+        return family == "el" and self.provider == "libvirt" and not self.isolated
+
+    @property
+    def dns(self) -> tuple[str, ...]:
+        """The nodes' name servers: the topology's, else the host where their way out is through it."""
+        management = self.topology.management
+        return management.dns or ((management.host,) if self.way_out else ())
+
+    @property
     def dashboard(self) -> str:
         """The path of Horizon on the controller."""
         return distributions.distribution(self.distribution).dashboard
@@ -140,9 +152,11 @@ def resolve(
     problems += choice.problems
     problems += _without_disks(topology, chosen_provider)
     # A virtual machine has a kernel of its own, whatever the host's can do.
-    datapath = "system" if chosen_provider != "lxc" or kernel_datapath() else "netdev"
-    if datapath == "netdev":
-        reasons.append("Open vSwitch: userspace datapath (this kernel has no openvswitch module)")
+    datapath = "system"
+    if chosen_provider == "lxc" and (where.datapath == "netdev" or not kernel_datapath()):
+        datapath = "netdev"
+        why = "this lab was made so" if where.datapath else "this kernel has no openvswitch module"
+        reasons.append(f"Open vSwitch: userspace datapath ({why})")
     try:
         topology = settled(topology, found, chosen, datapath)
     except InvalidInput as error:

@@ -6,15 +6,46 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stacklab import files, snapshots
+from stacklab import cloud, el, files, guests, packstack, snapshots, storage
+from stacklab.base import Golden
 from stacklab.plan import Plan
 
 if TYPE_CHECKING:
     from stacklab.stages import Progress, Stage, Start
 
 
+# Part of each stage's key: raise one when what the stage does changes, and labs run it anew.
+VERSIONS = {"nodes": 1, "openstack": 1, "cloud": 1, "images": 1, "verified": 1}
 # Records of this many stages stay; a lab has five at a time, and each is some 10 kB.
 KEPT = 50
+
+
+def inputs(plan: Plan, golden: Golden) -> dict[str, dict[str, Any]]:
+    """What each stage's key is the hash of, as plain values under names that people know."""
+    # A lab's name is not part of it: what was imported under another name is the same lab.
+    shape = {
+        name: value for name, value in plan.as_json().items() if name not in ("lab", "reasons", "virt_type")
+    }
+    later = ("services", "named_services", "answers", "tenant", "provider_network", "description", "file")
+    for name in later:
+        shape["topology"].pop(name)  # these belong to later stages
+    lines = (line.partition("=") for line in packstack.shape(plan).splitlines())
+    own: dict[str, dict[str, Any]] = {
+        "nodes": {
+            **shape,
+            "golden image": golden.name,
+            "seed": files.tree_digest(files.PROJECT / "stacklab" / "data" / "seed"),
+        },
+        "openstack": {
+            "answer file": {key: value for key, found, value in lines if found},
+            **el.inputs(plan),
+            **storage.inputs(plan),
+        },
+        "cloud": cloud.definition(plan),
+        "images": {"probe guest": guests.probe_key(golden.key)},
+        "verified": {},
+    }
+    return {name: {"version of the stage": VERSIONS[name], **own[name]} for name in own}
 
 
 def record(plan: Plan, stage: Stage) -> None:

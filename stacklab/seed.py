@@ -183,10 +183,9 @@ def _network(plan: Plan, node: Node) -> dict[str, tuple[str, int]]:
 
 
 def _resolver(plan: Plan) -> str:
-    servers = plan.topology.management.dns
-    if not servers:
+    if not plan.dns:
         return "# no name server: every name a node needs is in /etc/hosts\n"
-    return "".join(f"nameserver {server}\n" for server in servers)
+    return "".join(f"nameserver {server}\n" for server in plan.dns)
 
 
 def _units(plan: Plan) -> tuple[str, ...]:

@@ -24,8 +24,9 @@ DEFAULT = "beginner"
 class Service:
     """One service. `switch` is Packstack's key for it, '' where it comes with what it needs.
 
-    `api` is port and path of its API on the controller, '' for none. `first` and `last` are
-    the major versions of Packstack that have it; `last` 0 for the newest.
+    `api` is port and path of its API on the controller, '' for none; `api_before` a major version of
+    Packstack and where the API was before it. `first` and `last` are the major versions that have the
+    service; `last` 0 for the newest.
     """
 
     name: str
@@ -33,8 +34,18 @@ class Service:
     needs: tuple[str, ...]
     switch: str
     api: str
+    api_before: tuple[int, str]
     first: int
     last: int
+
+    def api_of(self, packstack: str) -> str:
+        """Port and path of its API where this version of Packstack made it, '' for none."""
+        version, place = self.api_before
+        return place if _major(packstack) < version else self.api
+
+
+def _major(packstack: str) -> int:
+    return int(packstack.partition(".")[0])
 
 
 @cache
@@ -55,6 +66,7 @@ def table() -> Mapping[str, Service]:
             needs=tuple(row.get("needs", ())),
             switch=row.get("switch", ""),
             api=row.get("api", ""),
+            api_before=tuple(row.get("api_before", (0, ""))),
             first=first,
             last=last,
         )
@@ -115,7 +127,7 @@ def missing(chosen: Iterable[str]) -> list[str]:
 def obstacle(name: str, packstack: str, distribution: str) -> str:
     """Why this Packstack version on this distribution cannot have a service; '' when it can."""
     service = table()[name]
-    major = int(packstack.partition(".")[0])
+    major = _major(packstack)
     if service.first and major < service.first:
         return f"Packstack has it from {service.first} on, this is {packstack}"
     if service.last and major > service.last:

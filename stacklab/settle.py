@@ -90,7 +90,7 @@ def _checks(plan: Plan, since: datetime | None) -> Iterator[tuple[str, Callable[
 
 def _apis(plan: Plan) -> dict[str, str]:
     """The URL of every API that has to answer."""
-    places = {name: services.table()[name].api for name in plan.topology.services}
+    places = {name: services.table()[name].api_of(plan.packstack) for name in plan.topology.services}
     if "nova" in places and plan.emulated:
         # Apache loads it with its first request. That takes two minutes there, longer than an instance waits;
         # elsewhere it is there before the first guest has booted, and would only make a reset longer.

@@ -36,8 +36,9 @@ from stacklab.plan import Plan
 
 def plan(value: Plan) -> None:
     """The plan and every step with its commands; nothing is started."""
+    lab.refuse_other_provider(value)
     spec = base.of(value)
-    golden = base.wanted(spec)
+    golden = lab.golden_of(value)
     ui.out(f"lab {value.lab}: topology {value.topology.name} ({value.topology.file})")
     ui.out(f"{value.provider}, {value.distribution}, OpenStack {value.release}, Packstack {value.packstack}")
     for reason in value.reasons:
@@ -79,7 +80,11 @@ def all_snapshots(value: Plan, as_json: bool) -> None:
     if as_json:
         sizes = snapshots.sizes(value, lab.provider_of(value))
         found = [
-            {**dataclasses.asdict(one), "size": sizes[one.name].whole, "own": sizes[one.name].own}
+            {
+                **dataclasses.asdict(dataclasses.replace(one, plan={})),
+                "size": sizes[one.name].whole,
+                "own": sizes[one.name].own,
+            }
             for one in snapshots.listed(value)
         ]
         ui.out(json.dumps(found, indent=2))
@@ -130,10 +135,11 @@ def images(value: Plan | None, cloud_name: str, own: str) -> None:
     ui.table("", ("name", "in the cache", "in Glance", ""), rows)
 
 
-def pruned(value: Plan | None, cloud_name: str, names: list[str], yes: bool) -> None:
-    """Delete older versions of guest images, or list what would be deleted."""
+def pruned(value: Plan | None, cloud_name: str, names: list[str], own: str, yes: bool) -> None:
+    """Delete older versions of guest images of the catalogue, or list what would be deleted."""
+    titles = guest_images.titles(names, own)
     with guest_images.target(value, cloud_name) as glance:
-        found = glance_keep.prune(glance, names, yes)
+        found = glance_keep.prune(glance, titles, yes)
     rows = [
         (one.name, ui.size(one.size or 0), "deleted" if one.done else one.why or "would go") for one in found
     ]
@@ -193,7 +199,7 @@ def checks(value: Plan, as_json: bool, fix: bool = False) -> None:
 def examine(value: Plan) -> list[Check]:
     """The doctor's checks for a plan."""
     spec = base.of(value)
-    golden = base.is_built(base.wanted(spec))
+    golden = base.is_built(lab.golden_of(value))
     row = distributions.distribution(value.distribution)
     return doctor.run_checks(
         Needs(
@@ -205,6 +211,7 @@ def examine(value: Plan) -> list[Check]:
             builder=spec.builder,
             isolated=value.isolated,
             exists=(value.directory / "plan.json").is_file(),
+            family=row.family,
             level=doctor_machines.level(row.family, row.version),
             mirrors=() if golden else _mirrors(value),
         )

@@ -6,13 +6,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stacklab import files
 from stacklab.errors import InvalidInput, LabError, Problem
-from stacklab.plan import Plan
+from stacklab.plan import Plan, from_json
 from stacklab.providers import Provider
 
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
@@ -20,13 +20,21 @@ NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`key` is that of the stage the lab was at; `created` in seconds since the epoch."""
+    """`key` is that of the stage the lab was at; `created` in seconds since the epoch.
+
+    `plan` is the lab's plan of that moment, as plain values.
+    """
 
     name: str
     stage: str
     key: str
     created: int
     payload: dict[str, Any]
+    plan: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def planned(self, lab: Plan) -> Plan:
+        """What the lab is once it is back at this snapshot; its name is the one that it has here."""
+        return from_json({**self.plan, "lab": lab.lab}) if self.plan else lab
 
 
 def _directory(plan: Plan) -> Path:
@@ -62,8 +70,8 @@ def check_name(name: str, reserved: Sequence[str]) -> None:
 
 def save(plan: Plan, provider: Provider, name: str, stage: str, key: str) -> Snapshot:
     """Capture all nodes under `name`; one of that name is replaced once the new one is whole."""
-    snapshot = Snapshot(name, stage, key, int(time.time()), provider.capture())
-    files.write_json(_directory(plan) / f"{name}.json", snapshot.__dict__)
+    snapshot = Snapshot(name, stage, key, int(time.time()), provider.capture(), plan.as_json())
+    files.write_json(_directory(plan) / f"{name}.json", snapshot.__dict__, mode=0o600)
     prune(plan, provider)
     return snapshot
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from keystoneauth1.adapter import Adapter
 
 from stacklab import ui, upload_bars, upload_hash
-from stacklab.errors import LabError
+from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.glance import Method, Upload, Uploaded, sigterm_raises
 from stacklab.glance_api import Stopped, explained
 from stacklab.glance_send import BLOCK
@@ -77,16 +77,21 @@ def foreign(
 
     The name is the file's without its ending. The format is what the file is, for those that tell;
     else its ending's. Where its sha512 was never taken, the upload does that while it sends. Raises
-    LabError for a file that is not there, and for a format that is unknown or not the file's.
+    InvalidInput for a file that is not there, and for a format that is unknown or not the file's.
     """
-    sha512 = upload_hash.remembered(path)
+    try:
+        sha512 = upload_hash.remembered(path)
+    except LabError as error:
+        raise InvalidInput([Problem("", "file", error.message)], hint=error.hint) from error
     found, ending = _magic(path), path.suffix.lstrip(".").lower()
     given = disk_format or found or _ENDINGS.get(ending, ending)
     if given not in FORMATS:
-        raise LabError(f"{path}: the format cannot be told", hint=f"say which it is: {', '.join(FORMATS)}")
+        hint = f"let its name end in what it is: {', '.join(FORMATS)}"
+        raise InvalidInput([Problem(str(path), "", "the format cannot be told")], hint=hint)
     # An ISO of a hybrid kind may be wanted as a raw disk, but a container passed as raw would not boot.
     if found and found not in (given, "iso"):
-        raise LabError(f"{path} is {found}, not {given}", hint=f"convert it, or say {found}")
+        problem = Problem(str(path), "", f"it is {found}, not {given}")
+        raise InvalidInput([problem], hint=f"convert it, or say {found}")
     size = path.stat().st_size
     return GuestImage(name or path.stem, path, given, sha512, size, min_disk, min_ram, properties or {})
 

@@ -27,6 +27,13 @@ def sha512_of(path: Path) -> str:
     return _opened(path, _sha512)
 
 
+def digest_of(path: Path, algorithm: str) -> str:
+    """The digest of a file by any algorithm, in hex. LabError as `sha512_of`."""
+    if algorithm == "sha512":
+        return sha512_of(path)
+    return _opened(path, lambda _, handle: hashlib.file_digest(handle, _hasher(algorithm)).hexdigest())
+
+
 def remembered(path: Path) -> str:
     """The sha512 that was taken of the file as it is; '' where it was not. LabError as `sha512_of`."""
     return _opened(path, _remembered)
@@ -43,13 +50,13 @@ def _opened(path: Path, look: Callable[[Path, BufferedReader], str]) -> str:
 
 
 class Later:
-    """The sha512 of a file, taken while other work goes on, and only if it is not known.
+    """The digest of a file, taken while other work goes on, and only if it is not known.
 
     A program that is interrupted does not wait for it.
     """
 
-    def __init__(self, path: Path, known: str = "") -> None:
-        self._path, self._value = path, known
+    def __init__(self, path: Path, known: str = "", algorithm: str = "sha512") -> None:
+        self._path, self._value, self._algorithm = path, known, algorithm
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -60,7 +67,7 @@ class Later:
             self._thread.start()
 
     def value(self, left: Callable[[], object]) -> str:
-        """The sha512, once it is there. `left` is called meanwhile, and may raise to give up."""
+        """The digest, once it is there. `left` is called meanwhile, and may raise to give up."""
         self.start()
         while self._thread is not None and self._thread.is_alive():
             left()
@@ -71,7 +78,7 @@ class Later:
 
     def _take(self) -> None:
         try:
-            self._value = sha512_of(self._path)
+            self._value = digest_of(self._path, self._algorithm)
         except BaseException as error:  # for the thread that wants the value
             self._error = error
 
@@ -79,6 +86,10 @@ class Later:
 def forget(path: Path) -> None:
     """Take the sha512 of this file anew the next time."""
     _place(path.resolve()).unlink(missing_ok=True)
+
+
+def _hasher(algorithm: str) -> Callable[[], Any]:
+    return lambda: hashlib.new(algorithm, usedforsecurity=False)
 
 
 def _remembered(path: Path, handle: BufferedReader) -> str:

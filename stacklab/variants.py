@@ -83,14 +83,15 @@ def read(path: Path) -> dict[str, Any] | None:
     return dict(found)
 
 
-def image(entry: Entry, path: Path, disk_format: str, found: dict[str, Any]) -> GuestImage:
-    """The image of a described file, as the catalogue wants it now.
+def title(entry: Entry, disk_format: str) -> str:
+    """The name in Glance: the entry's title for its first format; further ones name their format too."""
+    return entry.title if disk_format == entry.formats[0] else f"{entry.title} ({disk_format})"
 
-    The first format has the entry's title for a name; further ones name their format too.
-    """
-    first = disk_format == entry.formats[0]
+
+def image(entry: Entry, path: Path, disk_format: str, found: dict[str, Any]) -> GuestImage:
+    """The image of a described file, as the catalogue wants it now."""
     return GuestImage(
-        name=entry.title if first else f"{entry.title} ({disk_format})",
+        name=title(entry, disk_format),
         path=path,
         disk_format=disk_format,
         sha512=found["sha512"],

@@ -59,7 +59,10 @@ class Libvirt(Machines):
         return f"{self.plan.namespace}-{name}"
 
     def network_xml(self, name: str) -> str:
-        """The definition of a network: a bridge with the host's addresses, no DHCP, no names."""
+        """The definition of a network: a bridge with the host's addresses, no DHCP.
+
+        Where the plan has a way out, the management network is one to the outside and answers for names.
+        """
         topology = self.plan.topology
         management, provider = topology.management, topology.provider_network
         cidr, *hosts = {
@@ -75,10 +78,12 @@ class Libvirt(Machines):
         # Interfaces' names have at most 15 characters.
         bridge = f"sl{hashlib.sha256(self.plan.namespace.encode()).hexdigest()[:8]}-{name[0]}"
         # In a namespace there is nothing to protect the network from: no firewall rules.
-        forward = "<forward mode='open'/>" if self.plan.isolated else ""
+        forward, names = "<forward mode='open'/>" if self.plan.isolated else "", "no"
+        if self.plan.way_out and name == "management":
+            forward, names = "<forward mode='nat'/>", "yes"
         return (
             f"<network><name>{self.network(name)}</name>{forward}"
-            f"<bridge name='{bridge}' stp='off' delay='0'/><dns enable='no'/>{addresses}</network>\n"
+            f"<bridge name='{bridge}' stp='off' delay='0'/><dns enable='{names}'/>{addresses}</network>\n"
         )
 
     def _networks(self) -> list[str]:
@@ -213,8 +218,9 @@ class Libvirt(Machines):
 
     def _listed(self, *options: str) -> set[str]:
         argv = ["virsh", "-q", "-c", self.uri, "list", "--name", *options]
-        result = run(argv, check=False, timeout=60, merge_stderr=False)
-        return set(result.output.split()) if result.code == 0 else set()
+        # No answer is not an empty list: `down` would leave nodes that run and say that it is done.
+        told = run(argv, timeout=60, merge_stderr=False, hint="does libvirtd run? `invoke doctor` looks")
+        return set(told.output.split())
 
     def boot(self, node: Node) -> None:
         self.virsh("start", self.machine(node))

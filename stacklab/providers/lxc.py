@@ -190,7 +190,6 @@ class Lxc:
         """The states of the lab's containers by name, those too that the plan does not have."""
         listed = run(
             [*self._enter(), "lxc-ls", "--fancy", "--fancy-format", "NAME,STATE"],
-            check=False,
             merge_stderr=False,
         ).output
         return dict(line.split()[:2] for line in listed.splitlines()[1:] if len(line.split()) >= 2)

@@ -94,7 +94,7 @@ class VirtualBox(Machines):
 
     def states(self) -> dict[str, str]:
         """By what VirtualBox tells of each machine."""
-        listed = self.manage("list", "vms", check=False).output
+        listed = self.manage("list", "vms").output
         found = {}
         for node in self.plan.topology.nodes:
             if f'"{self.machine(node)}"' in listed:

@@ -79,7 +79,7 @@ class Vmware(Machines):
 
     def states(self) -> dict[str, str]:
         """By what vmrun lists; a paused machine's memory is in a file beside it."""
-        running = self.vmrun("list", check=False).output.splitlines()
+        running = self.vmrun("list").output.splitlines()
         found = {}
         for node in self.plan.topology.nodes:
             vmx = self._vmx(node)

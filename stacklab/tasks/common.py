@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -12,11 +13,18 @@ from invoke import Context, Exit
 
 Task = TypeVar("Task", bound=Callable[..., None])
 
+# What a machine or a path that was named can be to blame for; any other is a bug.
+_PLACES = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+)
+
 
 def edge(function: Task) -> Task:
     """Turn errors that a user can act on into a message and an exit code; all others are bugs.
 
-    The settings `mirror` and `proxy` hold for all that the task does.
+    The settings `mirror` and `proxy` hold for all that the task does. The user's umask does not: what has
+    to be private has a mode of its own, and programs of other users read the rest.
     """
 
     @functools.wraps(function)
@@ -24,6 +32,7 @@ def edge(function: Task) -> Task:
         from stacklab import redact, signals
         from stacklab.errors import LabError
 
+        os.umask(0o022)
         try:
             _network(args[0])
             with signals.like_ctrl_c():
@@ -34,6 +43,12 @@ def edge(function: Task) -> Task:
         except BrokenPipeError:
             # Whoever read the output, such as `head`, has enough of it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            if error.errno not in _PLACES:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            text = f"{place}{error.strerror}\nhint: what was whole is kept; mend that and try again"
+            raise Exit(redact.text(text), code=1) from None
         except KeyboardInterrupt:
             text = "\ninterrupted; what was whole is kept, and the same command goes on from there"
             raise Exit(text, code=130) from None

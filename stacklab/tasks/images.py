@@ -67,22 +67,32 @@ def upload(
         images.send(glance, image, catalogue, file=file, method=import_)
 
 
-@task(iterable=["image"], help={**CLOUD, "image": IMAGES["image"], "yes": "really delete them"})
+@task(
+    iterable=["image"],
+    help={
+        **IMAGES,
+        **CLOUD,
+        "image": "a name of the catalogue, again for more of them; all of them by default",
+        "yes": "really delete them",
+    },
+)
 @edge
-def prune(c: Context, image: list[str], cloud: str = "", yes: bool = False, lab: str = "") -> None:
+def prune(
+    c: Context, image: list[str], catalogue: str = "", cloud: str = "", yes: bool = False, lab: str = ""
+) -> None:
     """Delete older, hidden versions of guest images.
 
     Without --yes only list what would be deleted.
     """
     from stacklab import show
 
-    show.pruned(_lab_or_none(c, lab, cloud), cloud, image, yes)
+    show.pruned(_lab_or_none(c, lab, cloud), cloud, image, catalogue, yes)
 
 
 @task(
     name="export-nodepool",
     positional=["directory"],
-    help={"directory": "an empty directory", "catalogue": IMAGES["catalogue"]},
+    help={"directory": "a new or an empty directory, or an earlier export", "catalogue": IMAGES["catalogue"]},
 )
 @edge
 def export_nodepool(c: Context, directory: str, catalogue: str = "") -> None:

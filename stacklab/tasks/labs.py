@@ -59,11 +59,12 @@ def down(c: Context, lab: str = "") -> None:
     Golden images stay in the cache.
     """
     from stacklab import lab as labs
+    from stacklab import removal
 
     names = [lab or c.lab] if lab or c.lab else labs.directories()
     if len(names) > 1:
         raise Exit(f"which lab? there are {', '.join(names)}: say --lab", code=2)
-    labs.down(*(names or [c.topology]))
+    removal.down(*(names or [c.topology]))
 
 
 @task(help={**LAB, "json": "as JSON on standard output", "watch": "again every 5 seconds, until Ctrl-C"})

@@ -20,15 +20,16 @@ def releases(c: Context, release: str = "", json: bool = False) -> None:
     help={
         "topology": TOPOLOGY["topology"],
         "release": "the OpenStack release; the topology's, or the distribution's, by default",
-        "distribution": "what the nodes run; the topology's, or what the release runs on, by default",
+        "distribution": "what the nodes run; the topology's, debian-12 or what has the release, by default",
     }
 )
 @edge
 def answers(c: Context, topology: str = "", release: str = "auto", distribution: str = "auto") -> None:
     """Print the answer file that Packstack would get.
 
-    Each value says where it comes from. Passwords are drawn for this one file; a lab's own file is in
-    its directory. The tunnels are those of virtual machines.
+    Each value says where it comes from. Passwords are drawn for this one file, and what depends on the
+    machine is as for virtual machines without KVM: tunnels, Cinder's backend, what instances run by. A
+    lab's own file is in its directory.
     """
     from stacklab import answers as answer_files
     from stacklab import lab as labs

@@ -6,8 +6,7 @@ what a check made, this time or at one that was killed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -51,7 +50,7 @@ def verify(plan: Plan) -> list[Row]:
             try:
                 for name, check in checks:
                     ui.detail(f"verifying {name}")
-                    with _explained(name):
+                    with cloud.explained(name):
                         rows += check.check(context)
                 failed = False
             except NotHealthy as error:
@@ -66,18 +65,6 @@ def verify(plan: Plan) -> list[Row]:
                         raise
                     ui.warn(error.message)  # what failed first says more
     return rows
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """What a cloud answers wrongly, as NotHealthy that names the service."""
-    from keystoneauth1.exceptions import ClientException
-    from openstack.exceptions import SDKException
-
-    try:
-        yield
-    except (ClientException, SDKException) as error:
-        raise NotHealthy(f"{name}: {error}", hint=f"on the controller: /var/log/{name}") from error
 
 
 def _evidence(plan: Plan) -> Path:
@@ -95,7 +82,7 @@ def _sweep(context: Context, checks: list[tuple[str, ModuleType]]) -> None:
     failed = []
     for name, check in reversed(checks):
         try:
-            with _explained(name):
+            with cloud.explained(name):
                 check.sweep(context)
         except NotHealthy as error:
             failed.append(error)

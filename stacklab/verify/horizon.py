@@ -52,7 +52,9 @@ def _page(session: requests.Session, url: str, limit: float) -> requests.Respons
 def _login(session: requests.Session, base: str, password: str, limit: float) -> bool:
     session.trust_env = False
     form = _page(session, f"{base}/auth/login/", limit)
-    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form.text))
+    # In single quotes by Django 1.11, which CentOS 7 has.
+    hidden = re.findall(r"""<input type=(["'])hidden\1 name=\1(\w+)\1 value=\1(.*?)\1""", form.text)
+    fields = {name: value for _, name, value in hidden}
     fields |= {"username": cloud.DEMO, "password": password}
     answer = session.post(
         f"{base}/auth/login/", data=fields, headers={"Referer": f"{base}/auth/login/"}, timeout=limit

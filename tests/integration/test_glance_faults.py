@@ -37,8 +37,8 @@ pytestmark = pytest.mark.integration
 MIB = 1 << 20
 SIZE = 4 * MIB
 # Of an upload: two lists of what is there, POST, two PATCHes for the right to publish, PUT, GET, PATCH,
-# two lists to rotate by, PATCH of the older one.
-REQUESTS = 11
+# two lists to rotate by, PATCH of the older one, a list of who is visible after that.
+REQUESTS = 12
 POST, ALLOWED, PUT, COMMIT, ROTATE = 2, 3, 5, 7, 10
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import interfaces, lab, namespace, nodes, providers, remote
+from stacklab import interfaces, namespace, nodes, providers, remote, removal
 from stacklab.errors import LabError
 from stacklab.plan import Plan
 from stacklab.providers.libvirt import Libvirt
@@ -30,12 +30,12 @@ LAB = "it-libvirt"
 def provider() -> Iterator[Libvirt]:
     """The two nodes, not made yet; whatever becomes of them is removed."""
     with suppress(LabError):
-        lab.down(LAB)
+        removal.down(LAB)
     plan = small_lab.two_nodes(LAB)
     made = providers.provider(plan, small_lab.image())
     assert isinstance(made, Libvirt)
     yield made
-    lab.down(LAB)
+    removal.down(LAB)
 
 
 def on(plan: Plan, name: str, command: str) -> str:
@@ -62,7 +62,7 @@ def test_two_nodes_from_nothing_to_nothing(provider: Libvirt) -> None:
     assert daemon is not None
     pid = daemon.pid()
     assert pid is not None
-    lab.down(LAB)
+    removal.down(LAB)
     assert has_ended(pid)
     after = footprint()
     left = {what: sorted(one for one in found - before[what] if LAB in one) for what, found in after.items()}

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from stacklab import answercheck, answers, keytable, releases
+from stacklab import answercheck, answers, keytable, packstack, releases
 from stacklab import topology as topologies
 from stacklab.errors import InvalidInput, LabError
 from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
+from stacklab.plan import resolve
 
 VERSION = "21.0.1"
 FILE = "topologies/two-node.yaml"
@@ -223,7 +224,9 @@ def test_every_release_has_a_file_for_every_topology(name: str, release: str) ->
     text = answers.of_release(lab, release)
     values, row = dict(lines(text)), releases.release(release)
     assert list(values) == list(keytable.table(row.packstack))
-    assert values["CONFIG_NEUTRON_L2_AGENT"] == row.network_agents[0]
+    # Where it runs on Debian, that is what a lab would be.
+    agent = "openvswitch" if "debian-12" in row.distributions else row.network_agents[0]
+    assert values["CONFIG_NEUTRON_L2_AGENT"] == agent
     computes = [node.management for node in lab.with_role("compute")]
     assert values["CONFIG_COMPUTE_HOSTS"].split(",") == computes
     assert values["CONFIG_PROVISION_DEMO"] == "n"
@@ -304,6 +307,21 @@ def test_the_release_is_the_topologys_or_the_distributions() -> None:
     assert "21.0.1" in version(TWO_NODE) and "21.0.1" in version(TWO_NODE, "debian-12")
 
 
+@pytest.mark.parametrize("release", ["auto", "zed"])
+def test_the_distribution_is_the_labs(release: str) -> None:
+    lab = replace(topologies.load("two-node", TOPOLOGIES), release=release)
+    here = resolve(lab, provider="libvirt")
+    drawn = {*keytable.secret_names(here.packstack), *keytable.SAME_SECRET}
+
+    def rest(text: str) -> list[tuple[str, str]]:
+        return [(name, value) for name, value in lines(text) if name not in drawn]
+
+    assert ("CONFIG_NEUTRON_L2_AGENT", "openvswitch") in rest(packstack.shape(here))
+    assert rest(answers.of_release(lab)) == rest(packstack.shape(here))
+    values = dict(lines(answers.of_release(lab, distribution="rocky-9")))
+    assert values["CONFIG_NEUTRON_L2_AGENT"] == "ovn"
+
+
 def test_a_service_or_agent_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InvalidInput) as caught:
         render(replace(TWO_NODE, services=(*TWO_NODE.services, "octavia"), network_agent="sriov"))
@@ -316,10 +334,68 @@ def test_packstack_has_no_networking_but_neutron() -> None:
 
 
 def test_an_override_wins() -> None:
-    topology = replace(TWO_NODE, answers={"CONFIG_NEUTRON_L2_AGENT": "ovn", "CONFIG_HEAT_INSTALL": "y"})
-    values = dict(lines(render(topology)))
-    assert values["CONFIG_NEUTRON_L2_AGENT"] == "ovn"
-    assert values["CONFIG_HEAT_INSTALL"] == "y"
+    own = {"CONFIG_NEUTRON_ML2_VNI_RANGES": "10:1000", "CONFIG_NEUTRON_METERING_AGENT_INSTALL": "y"}
+    own |= {"CONFIG_NOVA_LIBVIRT_VIRT_TYPE": "kvm", "CONFIG_NTP_SERVERS": "192.0.2.1"}
+    values = dict(lines(render(replace(TWO_NODE, answers=own))))
+    assert {name: values[name] for name in own} == own
+
+
+def test_an_override_that_says_what_the_plan_does() -> None:
+    same = {
+        "CONFIG_NEUTRON_L2_AGENT": "openvswitch",
+        "CONFIG_NOVA_INSTALL": "y",
+        "CONFIG_PROVISION_DEMO": "n",
+    }
+    values = dict(lines(render(replace(TWO_NODE, answers=same))))
+    assert {name: values[name] for name in same} == same
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "CONFIG_NEUTRON_L2_AGENT",
+            "ovn",
+            "'ovn' contradicts the lab, which has 'openvswitch': change network_agent",
+        ),
+        (
+            "CONFIG_NEUTRON_ML2_MECHANISM_DRIVERS",
+            "ovn",
+            "'ovn' contradicts the lab, which has 'openvswitch': change network_agent",
+        ),
+        (
+            "CONFIG_NEUTRON_OVS_TUNNEL_SUBNETS",
+            "10.9.0.0/24",
+            "'10.9.0.0/24' contradicts the lab, which has '10.0.1.0/24': change networks.tunnel",
+        ),
+        (
+            "CONFIG_NEUTRON_OVS_BRIDGE_IFACES",
+            "br-ex:eth7",
+            "'br-ex:eth7' contradicts the lab, which has 'br-ex:eth1': leave it out (the provider NIC)",
+        ),
+        ("CONFIG_HEAT_INSTALL", "y", "'y' contradicts the lab, which has 'n': change services"),
+        # One mistake, one message: nor could Packstack do without.
+        ("CONFIG_NEUTRON_INSTALL", "n", "'n' contradicts the lab, which has 'y': change services"),
+        (
+            "CONFIG_MARIADB_INSTALL",
+            "n",
+            "'n' contradicts the lab, which has 'y': leave it out (every lab has it)",
+        ),
+        (
+            "CONFIG_PROVISION_DEMO",
+            "y",
+            "'y' contradicts the lab, which has 'n': "
+            "leave it out (its network is 10.0.0.0/24, a management network)",
+        ),
+        (
+            "CONFIG_PROVISION_TEMPEST",
+            "y",
+            "'y' contradicts the lab, which has 'n': leave it out (stacklab verifies the lab itself)",
+        ),
+    ],
+)
+def test_an_override_that_contradicts_the_plan_is_refused(key: str, value: str, message: str) -> None:
+    assert refused(**{key: value}) == [f"{FILE}: answers.{key}: {message}"]
 
 
 def test_an_unknown_override_is_refused_with_the_nearest_key() -> None:

@@ -11,7 +11,20 @@ from typing import Any
 
 import pytest
 
-from stacklab import archive, cloud, files, handover, lab, namespace, packstack, plan, seed, snapshots, stages
+from stacklab import (
+    archive,
+    cloud,
+    files,
+    handover,
+    lab,
+    namespace,
+    packstack,
+    plan,
+    removal,
+    seed,
+    snapshots,
+    stages,
+)
 from stacklab.archive import Manifest
 from stacklab.base import Golden
 from stacklab.errors import CommandFailed, InvalidInput, LabError
@@ -243,7 +256,7 @@ def test_what_a_killed_import_left_is_no_lab(made: Plan, golden: Golden, tmp_pat
     new = taken_in(tmp_path / "lab.file", "other")
     assert not (new.directory / "rubbish").exists()
     files.write(archive.staging(labs / "third") / "rubbish", "")
-    lab.down("third")
+    removal.down("third")
     assert not archive.staging(labs / "third").exists()
 
 
@@ -313,3 +326,8 @@ def test_the_namespace_of_another_checkout_is_left_alone(
     with pytest.raises(LabError, match="of another checkout"):
         lab.up(archive.renamed(archive.read(tmp_path / "lab.file"), "other"), lambda rows: None)
     assert not (made.directory.parent / "other").exists()
+
+
+def test_a_directory_is_no_file_to_export_to(two_node: Plan, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"is a directory: name a file, such as two-node\.lab"):
+        handover.export(two_node, tmp_path, [], whole=False, image=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import base, contract, files, goldendib, releases, repositories
+from stacklab import base, contract, distributions, files, goldendib, releases, repositories
 from stacklab.errors import CommandFailed, InvalidInput, LabError
 from stacklab.run import Result, run
 
@@ -55,6 +55,27 @@ def test_a_mirror_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert base.hosts_of_build(mirrored) == ("mirror.example", "proxy.example:3128")
     with pytest.raises(InvalidInput, match=r"mirror: 'mirror\.example' is no URL"):
         base.spec("debian-12", "lxc", mirror="mirror.example")
+
+
+def test_hosts_that_an_image_names_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mirror that nodes have their packages from, too, is no trace of the build."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("stacklab.dib.apt_mirrors", lambda codename: ("http://own.example:3142/debian", ""))
+    own = base.spec("debian-12", "lxc", mirror="http://own.example:3142/debian")
+    assert base.hosts_of_build(own) == ()
+    monkeypatch.setenv("http_proxy", "http://own.example:3128")
+    assert base.hosts_of_build(own) == ("own.example:3128",)
+    monkeypatch.delenv("http_proxy")
+    rocky, centos = (distributions.distribution(name) for name in ("rocky-9", "centos-7"))
+    repository = next(iter(releases.release(rocky.release).repositories.values()))
+    for row, mirror in (
+        (rocky, rocky.archive),
+        (rocky, repository),
+        (centos, "https://vault.centos.org"),
+    ):
+        spec = base.spec(row.name, "libvirt", mirror=mirror)
+        assert base.hosts_of_build(spec) == (), mirror
 
 
 def test_a_mirror_reaches_the_build(dib: Dib, tmp_path: Path) -> None:
@@ -454,10 +475,10 @@ def test_a_wheel_with_another_hash_is_fetched_anew(dib: Dib, monkeypatch: pytest
     ("said", "expected"),
     [
         (
-            "printf 'bookworm http://a.example/debian/\\nbookworm-security http://a.example/s/\\n'",
+            "printf '%s main %s Debian\\n' bookworm http://a.example/debian/ bookworm-security http://a.example/s/",
             "a.example",
         ),
-        ("printf 'trixie http://a.example/debian/\\nodd\\n'", "none"),
+        ("printf 'trixie main http://a.example/debian/ Debian\\nodd\\n'", "none"),
         ("exit 1", "none"),
     ],
     ids=["its own", "another distribution's", "no apt"],

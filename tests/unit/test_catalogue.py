@@ -9,7 +9,7 @@ import pytest
 
 from stacklab import catalogue, files, guests
 from stacklab.catalogue import Entry
-from stacklab.errors import InvalidInput, LabError
+from stacklab.errors import InvalidInput
 
 BROKEN = Path(__file__).parent / "broken_catalogues"
 OS = "properties: {os_distro: debian, os_version: 12}"
@@ -126,8 +126,10 @@ def test_names() -> None:
         "probe",
     ]
     assert catalogue.named(entries, []) == list(entries.values())
-    with pytest.raises(LabError, match="unknown image 'debain-12': did you mean 'debian-12'"):
-        catalogue.named(entries, ["debain-12"])
+    with pytest.raises(InvalidInput, match="unknown image 'debain-12': did you mean 'debian-12'") as caught:
+        catalogue.named(entries, ["debain-12", "nothing"])
+    assert len(caught.value.problems) == 2
+    assert "images.yaml" in caught.value.hint
 
 
 @pytest.mark.parametrize("file", sorted(BROKEN.glob("*.yaml")), ids=lambda file: file.stem)

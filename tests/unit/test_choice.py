@@ -78,7 +78,10 @@ def test_networks_of_the_lab_where_the_hosts_collide(two: Topology, tmp_path: Pa
     found = choose(two, "libvirt", "two-node", ALL, machine=taken)
     assert found.isolated
     assert "management 10.0.0.0/24 is also the host's 10.0.0.0/16" in found.reasons[0]
-    beside = dataclasses.replace(here, routes=lambda: [IPv4Network("192.168.0.0/16")])
+    # One of them is where tunnels of containers go.
+    beside = dataclasses.replace(
+        here, routes=lambda: [IPv4Network(n) for n in ("192.168.0.0/16", "10.0.1.0/24")]
+    )
     assert not choose(two, "libvirt", "two-node", ALL, machine=beside).isolated
 
 
@@ -124,5 +127,7 @@ def test_networks_of_routes() -> None:
         "default via 192.0.2.1 dev eth0 \n10.0.0.0/24 dev virbr1 proto kernel scope link src 10.0.0.1 \n"
         "172.16.5.9 via 192.0.2.7 dev eth0 \nlocal 10.0.0.1 dev virbr1 table local proto kernel \n"
         "broadcast 10.0.0.255 dev virbr1 table local \n\n"
+        # A VPN takes the place of the default route by its halves.
+        "0.0.0.0/1 via 192.0.2.9 dev tun0 \n128.0.0.0/1 via 192.0.2.9 dev tun0 \n"
     )
     assert choice.networks_of(told) == [IPv4Network("10.0.0.0/24"), IPv4Network("172.16.5.9/32")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from invoke import Context, Exit
 
 from stacklab import files, stages
+from stacklab.tasks.common import edge
 
 INVOKE = Path(sys.executable).with_name("invoke")
 TASKS = {
@@ -158,6 +161,21 @@ def test_a_broken_topology(cli: Cli, tmp_path: Path) -> None:
     assert nothing_was_made(cli)
 
 
+def test_answers_that_cannot_be(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    nodes = "nodes:\n  all: {roles: [controller, network, compute], management: 10.0.0.11}\n"
+    answers = "{CONFIG_DEBUG_MOOD: y, CONFIG_HEAT_INSTALL: y, CONFIG_SERVICE_WORKERS: many}"
+    file.write_text(f"name: mine\nanswers: {answers}\n{nodes}")
+    for task in (["up", "--topology"], ["up", "--dry-run", "--topology"], ["topologies.validate"]):
+        said = cli(*task, str(file), code=2)
+        assert said.stderr.splitlines() == [
+            f"{file}: answers.CONFIG_DEBUG_MOOD: is no key of this Packstack: CONFIG_DEBUG_MODE?",
+            f"{file}: answers.CONFIG_HEAT_INSTALL: 'y' contradicts the lab, which has 'n': change services",
+            f"{file}: answers.CONFIG_SERVICE_WORKERS: 'many' is no number from 1 up",
+        ]
+    assert nothing_was_made(cli)
+
+
 def test_an_unknown_topology(cli: Cli) -> None:
     said = cli("up", "--topology", "tow-node", code=2)
     assert "there is no topology 'tow-node': give the path of a file or a name (two-node" in said.stderr
@@ -261,3 +279,29 @@ def test_a_diagram_is_written_where_it_is_asked_for(cli: Cli, tmp_path: Path) ->
     assert target.read_text().startswith("<svg ")
     refused = cli("topologies.diagram", "storage", "--output", str(tmp_path / "storage.jpg"), code=1)
     assert "storage.jpg is neither .svg nor .png" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device\nhint: "),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "reports"), "reports: Is a directory\nhint: "),
+    ],
+)
+def test_what_the_machine_is_to_blame_for_is_no_bug(error: OSError, said: str) -> None:
+    @edge
+    def task(c: Context) -> None:
+        raise error
+
+    with pytest.raises(Exit) as caught:
+        task(Context())
+    assert (caught.value.code, str(caught.value)[: len(said)]) == (1, said)
+
+
+def test_other_errors_of_the_system_are_bugs() -> None:
+    @edge
+    def task(c: Context) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    with pytest.raises(OSError, match="Bad file"):
+        task(Context())

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from keystoneauth1 import exceptions as denied
 
-from stacklab import clouds, glance, redact
-from stacklab.errors import LabError
+from stacklab import clouds, glance, glance_api, redact
+from stacklab.errors import InvalidInput, LabError
 
 AUTH = {
     "auth_url": "http://127.0.0.1:9/v3",
@@ -73,7 +74,7 @@ def test_variable_os_cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_unknown_cloud_lists_those_known(tmp_path: Path) -> None:
     write(tmp_path, lab={"auth": AUTH}, other={"auth": AUTH})
-    with pytest.raises(LabError, match="unknown cloud 'labb'") as caught:
+    with pytest.raises(InvalidInput, match="unknown cloud 'labb'") as caught:
         clouds.adapter("labb")
     assert caught.value.hint == "clouds.yaml knows lab, other"
 
@@ -94,6 +95,50 @@ def test_incomplete_and_broken(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="unknown cloud 'lab'") as caught:
         clouds.adapter("lab")
     assert "Skipping config file" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lab:",
+        "lab: text",
+        "lab: {auth: text}",
+        "lab: {auth: null}",
+        "lab: {auth: {auth_url: 5}}",
+        "lab: {auth_type: none, auth: {auth_url: 'http://127.0.0.1:9/v3', username: ann}}",
+        "lab: {auth: {auth_url: 'http://[::1', username: ann, password: x, project_name: tests}}",
+        "text",
+        "",
+    ],
+)
+def test_a_form_that_the_sdk_does_not_expect(tmp_path: Path, text: str) -> None:
+    (tmp_path / "clouds.yaml").write_text(f"clouds:\n  {text}\n")
+    with pytest.raises(InvalidInput, match=r"the cloud lab is not described as it should be"):
+        clouds.adapter("lab")
+
+
+def test_a_cloud_without_a_login_is_named_by_its_address(tmp_path: Path) -> None:
+    write(tmp_path, lab={"auth_type": "none", "image_endpoint_override": "http://127.0.0.1:9"})
+    adapter = clouds.adapter("lab")
+    with (
+        pytest.raises(LabError, match=r"reached as the user .* at the cloud lab"),
+        glance_api.explained(adapter),
+    ):
+        raise denied.ConnectFailure("nobody is there")
+
+
+def test_a_file_of_certificates_that_is_not_there(tmp_path: Path) -> None:
+    entry = {"auth": {**AUTH, "auth_url": "https://127.0.0.1:9/v3"}, "cacert": "nowhere.pem"}
+    write(tmp_path, lab=entry)
+    with pytest.raises(LabError, match=r"invalid path: .*nowhere\.pem") as caught:
+        glance.list_images(clouds.adapter("lab"))
+    assert "cacert" in caught.value.hint
+
+
+def test_other_errors_of_the_system_stay_what_they_are(tmp_path: Path) -> None:
+    write(tmp_path, lab={"auth": AUTH})
+    with pytest.raises(PermissionError), glance_api.explained(clouds.adapter("lab")):
+        raise PermissionError(13, "Permission denied")
 
 
 def test_the_sdk_is_whole_afterwards(tmp_path: Path) -> None:

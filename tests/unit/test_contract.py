@@ -240,6 +240,28 @@ def test_the_hosts_that_served_the_build_are_not_named(root: Path) -> None:
     ]
 
 
+NAMED = {
+    "baseurl=http://cache/pub": True,
+    "deb http://cache:3142/debian bookworm main": True,
+    "url = https://user:word@cache": True,
+    "# what a cache is, and the user proxy": False,
+    "baseurl=http://cache.example/pub": False,
+    "baseurl=http://cache-2/pub": False,
+    "http://other/cache/": False,
+    'Acquire::http::Proxy "http://proxy:3128";': True,
+    "proxy=proxy:3128": True,
+    "http://proxy:31280/": False,
+    "my-proxy:3128": False,
+    "proxy:x:13:13::/:/usr/sbin/nologin": False,
+}
+
+
+@pytest.mark.parametrize(("line", "named"), NAMED.items(), ids=NAMED)
+def test_a_host_is_named_where_it_is_a_place(line: str, named: bool, root: Path) -> None:
+    put("etc/some.conf", f"before\n{line}\nafter\n")(root)
+    assert bool(contract.check(root, "lxc", ("cache", "proxy:3128"))) is named
+
+
 def test_all_faults_are_named_at_once(root: Path) -> None:
     for change, _ in (BROKEN["no kernel"], BROKEN["proxy"], BROKEN["sshd off"], BROKEN["fstab"]):
         change(root)

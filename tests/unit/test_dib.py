@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -70,6 +71,123 @@ def test_digests_follow_what_elements_need(monkeypatch: pytest.MonkeyPatch, tmp_
     files.write(tmp_path / "elements/two/README.rst", "changed")
     after = dib.element_digests(["one", "debian-minimal"])
     assert [name for name in before if before[name] != after[name]] == ["two"]
+
+
+SOURCES = """Types: deb
+URIs: https://docker.example/linux/debian
+Suites: bookworm
+Components: stable
+Trusted: yes
+
+Types: deb
+URIs: tor+http://onion.example/debian
+Suites: bookworm
+Components: main
+Trusted: yes
+
+Types: deb
+URIs: {archive}
+Suites: bookworm bookworm-updates
+Components: contrib main
+Trusted: yes
+
+Types: deb
+URIs: {security}
+Suites: bookworm-security
+Components: main
+Trusted: yes
+
+Types: deb
+URIs: http://second.example/debian
+Suites: bookworm
+Components: main
+Trusted: yes
+
+Types: deb
+URIs: https://vagrant.example
+Suites: bookworm
+Components: main
+Trusted: yes
+"""
+FETCHED = {
+    "docker.example_linux_debian_dists_bookworm": "Docker",
+    "onion.example_debian_dists_bookworm": "Debian",
+    "first.example_debian_dists_bookworm": "Debian",
+    "first.example_s_dists_bookworm-security": "Debian",
+    "second.example_debian_dists_bookworm": "Debian",
+    "vagrant.example_dists_bookworm": "a publisher",
+}
+
+
+def apt(place: Path, monkeypatch: pytest.MonkeyPatch, archive: str, security: str) -> None:
+    """The real apt with sources and fetched lists of the test's own."""
+    if not shutil.which("apt-get"):
+        pytest.skip("apt is not here")
+    files.write(place / "test.sources", SOURCES.format(archive=archive, security=security))
+    listed = str(place).replace("_", "%5f").replace("/", "_")
+    names = {
+        **FETCHED,
+        f"{listed}_archive.list_dists_bookworm": "Debian",
+        f"{listed}_security.list_dists_bookworm-security": "Debian",
+    }
+    for name, origin in names.items():
+        about = f"Origin: {origin}\nCodename: {name.rpartition('_')[2]}\nComponents: contrib main stable\n"
+        dated = "Architectures: amd64\nDate: Sat, 01 Jan 2022 00:00:00 UTC\nSHA256:\n"
+        files.write(place / "lists" / f"{name}_Release", about + dated)
+        for component in ("contrib", "main", "stable"):
+            files.write(place / "lists" / f"{name}_{component}_binary-amd64_Packages", "")
+    configuration = {"Etc::sourcelist": "test.sources", "State::lists": "lists"}
+    lines = [f'Dir::{name} "{place / path}";' for name, path in configuration.items()]
+    files.write(place / "apt.conf", "\n".join([*lines, 'Dir::Etc::sourceparts "-";\n']))
+    monkeypatch.setenv("APT_CONFIG", str(place / "apt.conf"))
+
+
+def test_mirrors_are_debians_own_over_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others name their suites after Debian's, and the last of all lines is one of theirs."""
+    apt(tmp_path, monkeypatch, "http://first.example/debian/", "https://first.example/s/")
+    assert dib.apt_mirrors("bookworm") == ("http://first.example/debian", "https://first.example/s")
+    assert dib.apt_mirrors("trixie") == ("", "")
+
+
+def test_mirrors_that_are_listed_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Debian's cloud images."""
+    listed = [f"mirror+file://{tmp_path}/{name}.list" for name in ("archive", "security")]
+    apt(tmp_path, monkeypatch, *listed)
+    files.write(
+        tmp_path / "archive.list",
+        "# ours\nftp://a.example/\nhttps://a.example/debian\tpriority:1\nhttp://b.example/debian\n",
+    )
+    assert dib.apt_mirrors("bookworm") == ("https://a.example/debian", "")
+    files.write(tmp_path / "archive.list", "ftp://a.example/\n")
+    files.write(tmp_path / "security.list", "http://s.example/s")
+    assert dib.apt_mirrors("bookworm") == ("http://second.example/debian", "http://s.example/s")
+
+
+def test_a_build_has_the_modes_that_git_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever umask the checkout was made under, and with the times that it has."""
+    monkeypatch.setattr(files, "PROJECT", tmp_path)
+    own = tmp_path / "elements" / "one"
+    files.write(own / "static/etc/file", "", 0o640)
+    files.write(own / "install.d/10-one", "#!/bin/sh\n", 0o750)
+    (own / "static/etc/link").symlink_to("/nowhere")
+    for name in ("static/etc", "static", "install.d", ".", ".."):
+        (own / name).chmod(0o750)
+        os.utime(own / name, (1600000000, 1600000000))
+    os.utime(own / "static/etc/file", (1500000000, 1500000000))
+    copy = Path(dib.environment(tmp_path / "work", {}, ("", ""))["ELEMENTS_PATH"])
+    assert copy.is_relative_to(tmp_path / "work" / "tmp")
+    found = {str(path.relative_to(copy)): path.lstat() for path in (copy, *copy.rglob("*"))}
+    modes = {name: about.st_mode & 0o777 for name, about in found.items()}
+    assert {name for name, mode in modes.items() if mode == 0o644} == {"one/static/etc/file"}
+    assert {mode for name, mode in modes.items() if not name.endswith(("file", "link"))} == {0o755}
+    assert (copy / "one/static/etc/link").readlink() == Path("/nowhere")
+    assert found["one/static/etc/file"].st_mtime == 1500000000 and found["one/static"].st_mtime == 1600000000
+
+
+def test_a_mirror_over_https_needs_certificates(tmp_path: Path) -> None:
+    for security, needed in (("https://a.example/s", True), ("http://a.example/s", False)):
+        found = dib.environment(tmp_path / str(needed), {}, ("http://a.example/debian", security))
+        assert ("ca-certificates" in found.get("DIB_MMDEBSTRAP_EXTRA_ARGS", "")) is needed
 
 
 @pytest.mark.parametrize(

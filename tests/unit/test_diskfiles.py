@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -31,6 +32,27 @@ def disk(tmp_path: Path) -> Path:
     for argv, text in commands:
         subprocess.run(argv, input=text, text=True, check=True, capture_output=True)
     return image
+
+
+def test_what_a_disk_has_on_it(disk: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert diskfiles.filesystems(disk, tmp_path, log) == ["ext4"]
+    # As publishers make them: the root far behind, a piece for the boot loader, and in a format of QEMU's.
+    other = tmp_path / "other.raw"
+    other.touch()
+    os.truncate(other, 200 << 20)
+    table = "label: gpt\nstart=262144\nstart=2048, size=6144\nstart=8192, size=65536, type=U\n"
+    for argv, text in (
+        (["sfdisk", "-q", str(other)], table),
+        (["mkfs.ext4", "-q", "-F", "-E", f"offset={128 << 20}", str(other), "60M"], ""),
+        (["mkfs.vfat", "--offset", "8192", str(other), "32768"], ""),
+        (["qemu-img", "convert", "-O", "qcow2", str(other), str(tmp_path / "other,.qcow2")], ""),
+    ):
+        subprocess.run(argv, input=text, text=True, check=True, capture_output=True)
+    found = diskfiles.filesystems(tmp_path / "other,.qcow2", tmp_path, log)
+    assert found == ["ext4", "no filesystem", "vfat"]
+    other.write_bytes(bytes(1 << 20))
+    assert diskfiles.filesystems(other, tmp_path, log) == []
 
 
 def test_deleted_files_leave_no_block(disk: Path, tmp_path: Path) -> None:

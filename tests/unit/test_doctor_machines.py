@@ -182,6 +182,54 @@ def test_addresses(host: Host, tmp_path: Path) -> None:
     assert checks(needs("libvirt", tmp_path, exists=True), host)["addresses"].state == "OK"
 
 
+def test_the_fix_names_the_network_that_collides(host: Host, tmp_path: Path) -> None:
+    host = replace(host, routes=lambda: [IPv4Network("203.0.113.0/25"), IPv4Network("10.0.1.0/24")])
+    check = checks(needs("virtualbox", tmp_path), host)["addresses"]
+    # Virtual machines have no network for tunnels.
+    assert check.message == "provider 203.0.113.0/24 is also the host's 203.0.113.0/25"
+    assert "networks.provider.cidr" in check.fix and "management" not in check.fix
+    host = replace(host, routes=lambda: [IPv4Network(one) for one in ("203.0.113.0/25", "10.0.0.0/8")])
+    check = checks(needs("libvirt", tmp_path), host)["addresses"]
+    assert "(networks.management.cidr, networks.provider.cidr)" in check.fix
+    # It would only take EL's nodes their way out.
+    assert "--own-network" in check.fix
+    check = checks(needs("libvirt", tmp_path, family="el"), host)["addresses"]
+    assert check.state == "FAIL" and "--own-network" not in check.fix
+
+
+def test_the_way_out_of_el(host: Host, tmp_path: Path) -> None:
+    def check(provider: str, topology_name: str = "two-node", **more: object) -> Check:
+        shape = topology.load(topology_name, PROJECT / "topologies")
+        return checks(needs(provider, tmp_path, topology=shape, family="el", **more), host)["way out"]
+
+    for provider in ("libvirt", "virtualbox", "vmware_desktop"):
+        assert "way out" not in checks(needs(provider, tmp_path), host)
+    assert (check("libvirt").state, check("libvirt").message) == ("OK", "through the host, NAT")
+    for provider in ("virtualbox", "vmware_desktop"):
+        found = check(provider)
+        assert found.state == "FAIL" and "no way out" in found.message
+        assert found.fix == "give networks.management in the topology a gateway and dns that lead out"
+        found = check(provider, "vmware-notes")
+        assert (found.state, found.message) == ("OK", "10.0.0.2, names by 10.0.0.2")
+    found = check("libvirt", "vmware-notes", isolated=True)
+    assert found.state == "FAIL" and found.message == (
+        "EL nodes fetch OpenStack's packages from repositories; a namespace of the lab's own has no way out"
+    )
+    assert "--own-network" in found.fix and "libvirtd" in found.fix
+    host = replace(host, routes=lambda: [IPv4Network("10.0.0.0/16")])
+    found = check("libvirt", isolated=True)
+    assert found.fix == (
+        "take networks that are free on this host (networks.management.cidr in the topology)"
+    )
+
+
+def test_what_answers_for_names(host: Host, tmp_path: Path) -> None:
+    host = replace(host, which=lambda name: None if name == "dnsmasq" else f"/usr/bin/{name}")
+    found = checks(needs("libvirt", tmp_path, family="el"), host)["command dnsmasq"]
+    assert found.state == "FAIL" and found.fix == "apt-get install dnsmasq-base"
+    assert "command dnsmasq" not in checks(needs("libvirt", tmp_path), host)
+
+
 def test_mirrors_and_kvm(host: Host, tmp_path: Path) -> None:
     host = replace(host, reaches=lambda url: "two" in url, kvm=lambda: (False, "no /dev/kvm"))
     wanted = needs("libvirt", tmp_path, mirrors=("http://one/", "http://two/"))

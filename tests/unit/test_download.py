@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stacklab import download
-from stacklab.errors import LabError
+from stacklab.errors import InvalidInput, LabError
 from tests.unit.broken_server import CONTENT, Server, running
 
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -160,3 +160,11 @@ def test_published(server: Server) -> None:
     server.codes = [500]
     with pytest.raises(LabError, match="cannot be had: 500 Server Error"):
         download.published(sums, server.url)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "ftp://mirror.example", "mirror.example", "http://"])
+def test_a_mirror_or_a_proxy_that_is_no_url(url: str) -> None:
+    with pytest.raises(InvalidInput, match="is not a mirror"):
+        download.use_mirror(url)
+    with pytest.raises(InvalidInput, match="is not a proxy"):
+        download.use_proxy(url)

@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from invoke import Context
+
+from stacklab.tasks.common import edge
 
 ROOT = Path(__file__).parents[2]
 DEBIAN = {
-    *("vagrant", "vagrant-lxc", "lxc", "sudo", "mmdebstrap", "debootstrap", "qemu-utils", "mtools"),
+    *("vagrant", "vagrant-lxc", "lxc", "sudo", "mmdebstrap", "debootstrap", "debian-archive-keyring"),
+    *("qemu-utils", "mtools"),
     *(
         "dosfstools",
         "syslinux",
@@ -58,12 +62,16 @@ exec "$@" """,
 "-m venv") mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
 "-m pip") [ ! -e "$FAKE/pip-fails" ] || { echo "ERROR: no matching distribution"; exit 1; }
     [ ! -e "$FAKE/pip-hangs" ] || sleep 60
-    cp "$FAKE/invoke" "${0%/*}/invoke" ;;
+    # What is there it leaves alone.
+    [ -e "${0%/*}/invoke" ] || { cat "$FAKE/invoke"; echo "# $PWD/.venv/bin/python"; } >"${0%/*}/invoke"
+    chmod +x "${0%/*}/invoke" ;;
 esac""",
 }
 INVOKE = """#!/bin/sh
 printf 'invoke %s\\n' "$*" >>"$FAKE/calls"
 pwd >"$FAKE/cwd"
+printf '%s\\n' "${OS_CLIENT_CONFIG_FILE:-}" "${OS_CLIENT_SECURE_FILE:-}" >"$FAKE/clouds"
+umask >"$FAKE/umask"
 exit ${FAKE_CODE:-0}
 """
 
@@ -111,8 +119,9 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
-    for name in [name for name in os.environ if name.startswith(("STACKLAB_", "INVOKE_"))]:
+    for name in [name for name in os.environ if name.startswith(("STACKLAB_", "INVOKE_", "OS_", "XDG_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     fakes = tmp_path / "fake/bin"
     fakes.mkdir(parents=True)
     for name, body in FAKES.items():
@@ -223,6 +232,51 @@ def test_moved_checkout_installs_again(checkout: Checkout) -> None:
     (checkout.top / "lab").rename(checkout.top / "moved")
     _, calls = checkout.run("up", script=checkout.top / "moved/scripts/stacklab")
     assert any("pip install" in call for call in calls)
+    # Programs in .venv begin with the path of its Python.
+    assert str(checkout.top / "moved/.venv/") in (checkout.top / "moved/.venv/bin/invoke").read_text()
+    assert calls[-1] == "invoke up"
+
+
+def test_a_hardened_umask_is_not_the_environments(checkout: Checkout) -> None:
+    before = os.umask(0o077)
+    try:
+        checkout.run("up")
+    finally:
+        os.umask(before)
+    assert (checkout.top / "fake/umask").read_text().strip() in ("022", "0022")
+    assert (checkout.top / "lab/.venv/bin").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_hardened_umask_is_not_a_tasks() -> None:
+    """Bare `invoke` comes by no script."""
+    seen: list[int] = []
+
+    @edge
+    def look(c: Context) -> None:
+        seen.append(os.umask(0o022))
+
+    before = os.umask(0o077)
+    try:
+        look(Context())
+    finally:
+        os.umask(before)
+    assert seen == [0o022]
+
+
+def test_white_space_in_a_path(checkout: Checkout) -> None:
+    (checkout.top / "lab").rename(checkout.top / "my lab")
+    output, calls = checkout.run("up", code=1, script=checkout.top / "my lab/scripts/stacklab")
+    assert f"'{checkout.top}/my lab' has white space" in output
+    assert [call for call in calls if not call.startswith("id ")] == []
+    (checkout.top / "my lab").rename(checkout.top / "lab")
+    checkout.env["XDG_CACHE_HOME"] = "/var/my cache"
+    assert "'/var/my cache' has white space" in checkout.run("up", code=1)[0]
+    # With sudo it is root's.
+    del checkout.env["XDG_CACHE_HOME"]
+    checkout.env["HOME"] = "/home/some one"
+    checkout.run("up", code=1)
+    checkout.state("uid", "1000\n")
+    checkout.run("up")
 
 
 def test_environment_whose_python_is_gone_is_made_again(checkout: Checkout) -> None:
@@ -342,13 +396,44 @@ def test_not_root(checkout: Checkout) -> None:
     checkout.state("uid", "1000\n")
     checkout.env["STACKLAB_COLOUR"] = "blue"
     _, calls = checkout.run("up", "--dry-run")
-    assert any(call.startswith("sudo -- env DEBIAN_FRONTEND=noninteractive apt-get") for call in calls)
+    proxies = "http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY"
+    apt = f"sudo --preserve-env={proxies} -- env DEBIAN_FRONTEND=noninteractive apt-get"
+    assert any(call.startswith(apt) for call in calls)
     task = calls[-2]
     assert task.startswith("sudo --preserve-env=STACKLAB_COLOUR,")
     assert task.endswith(" .venv/bin/invoke up --dry-run")
     assert not [call for call in calls if call.startswith("sudo") and "pip" in call], ".venv is the user's"
     _, calls = checkout.run("--version")
     assert not [call for call in calls if call.startswith("sudo")]
+
+
+def preserved(calls: list[str]) -> set[str]:
+    """The variables that go along to the task."""
+    [call] = [call for call in calls if call.startswith("sudo ") and " .venv/bin/invoke " in call]
+    return set(call.split()[1].removeprefix("--preserve-env=").split(","))
+
+
+def test_not_root_the_cloud_is_the_users(checkout: Checkout) -> None:
+    checkout.state("uid", "1000\n")
+    checkout.env["OS_AUTH_URL"] = "http://127.0.0.1:9/v3"
+    _, calls = checkout.run("images.list", "--cloud", "mine")
+    assert {name for name in preserved(calls) if name.startswith("OS_")} == {"OS_AUTH_URL"}
+    for place in ("home/.config", "config"):
+        own = checkout.top / place / "openstack"
+        own.mkdir(parents=True)
+        if place == "config":
+            checkout.env["XDG_CONFIG_HOME"] = str(own.parent)
+        for name in ("clouds.yaml", "secure.yaml"):
+            (own / name).touch()
+        _, calls = checkout.run("images.list", "--cloud", "mine")
+        assert preserved(calls) >= {"OS_AUTH_URL", "OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE"}
+        found = (checkout.top / "fake/clouds").read_text().splitlines()
+        assert found == [str(own / "clouds.yaml"), str(own / "secure.yaml")]
+    # The SDK looks into the directory where it runs first.
+    (checkout.top / "lab/clouds.yaml").touch()
+    checkout.env["OS_CLIENT_SECURE_FILE"] = "chosen"
+    checkout.run("images.list", "--cloud", "mine")
+    assert (checkout.top / "fake/clouds").read_text().splitlines() == ["", "chosen"]
 
 
 def test_without_a_task_it_lists_them(checkout: Checkout) -> None:

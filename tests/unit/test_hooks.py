@@ -76,6 +76,21 @@ def test_what_an_element_has(project: Path, tmp_path: Path) -> None:
     assert found["carried"] == "wheel\n"
 
 
+def test_modes_are_those_that_git_knows(project: Path, tmp_path: Path) -> None:
+    """The archive's static files are laid over / and /etc of a machine."""
+    place = element(project, "one", **{"static__etc__one": "x", "install_d__10-one": "#!/bin/sh\n"})
+    (place / "static/etc/link").symlink_to("one")
+    for path in (place, *place.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o750)
+    archive = hooks.archive(["one"], {}, DEBIAN, tmp_path / "w", tmp_path / "log")
+    with tarfile.open(archive) as tar:
+        modes = {member.name: member.mode for member in tar.getmembers() if not member.issym()}
+    assert modes["./static"] == modes["./static/etc"] == modes["./install.d/10-one"] == modes["."] == 0o755
+    assert modes["./static/etc/one"] == 0o644
+    assert set(modes.values()) == {0o755, 0o644}
+
+
 PACKAGES = """plain:
 mapped:
 none-here:
@@ -230,6 +245,20 @@ def test_repositories_ask_a_mirror(tmp_path: Path) -> None:
     assert [line for line in lines if line.startswith(("mirrorlist", "metalink"))] == [
         REPOSITORIES.splitlines()[-1]
     ]
+
+
+def test_repositories_without_the_mirror_have_crb(tmp_path: Path) -> None:
+    """Where none was given they stay as the hooks left them."""
+    fake = '#!/bin/sh\necho "$* after $(cat "$REPOSITORIES"/all.repo)"\n'
+    files.write(tmp_path / "bin/dnf", fake, 0o755)
+    place = tmp_path / "repos"
+    files.write(place / "all.repo", "mirrored")
+    env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "REPOSITORIES": str(place)}
+    assert provision(tmp_path, f"own_repositories {place}", **env).stdout == ""
+    files.write(tmp_path / "yum.repos.d/all.repo", "pristine")
+    result = provision(tmp_path, f"own_repositories {place}", **env)
+    assert result.stdout == "config-manager --set-enabled crb after pristine\n", result.stderr
+    assert "\nown_repositories /etc/yum.repos.d\n" in (PROJECT / "scripts/provision/finish").read_text()
 
 
 CENTOS_7 = """mirrorlist=http://mirrorlist.centos.org/?release=$releasever&arch=$basearch&repo=os&infra=$infra

@@ -266,7 +266,7 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
     path = tmp_path / "my.iso"
     path.write_bytes(CONTENT)
     assert inputs.given(path) == inputs.Fetched(path, f"sha256:{SHA256}", "given by the user")
-    with pytest.raises(LabError, match="no such file"):
+    with pytest.raises(InvalidInput, match=r"source: \S+none\.iso: no such file"):
         inputs.given(tmp_path / "none.iso")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -205,6 +206,21 @@ def test_nothing_is_left_of_it_on_the_hosts_libvirtd(lab: tuple[Libvirt, Fake, l
     provider.destroy()
 
 
+def test_nothing_goes_where_no_libvirtd_answers(
+    lab: tuple[Libvirt, Fake, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    provider, _, _ = lab
+    mute = tmp_path / "mute" / "virsh"
+    mute.parent.mkdir()
+    mute.write_text("#!/bin/sh\nexit 1\n")
+    mute.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{mute.parent}:{os.environ['PATH']}")
+    with pytest.raises(CommandFailed) as caught:
+        provider.destroy()
+    assert "libvirtd" in caught.value.hint
+    assert len(list(provider.images.glob("*.img"))) == len(NODES), "their machines may run"
+
+
 def test_networks(lab: tuple[Libvirt, Fake, list[str]], plan: Plan, tmp_path: Path) -> None:
     provider, _, _ = lab
     networks = [ET.fromstring(provider.network_xml(name)) for name in ("management", "provider", "tunnel")]
@@ -222,6 +238,22 @@ def test_networks(lab: tuple[Libvirt, Fake, list[str]], plan: Plan, tmp_path: Pa
     own = Libvirt(dataclasses.replace(plan, isolated=True), Golden("g", "1", tmp_path))
     forward = ET.fromstring(own.network_xml("management")).find("forward")
     assert forward is not None and forward.get("mode") == "open"
+
+
+def test_the_way_out_of_el(plan: Plan, tmp_path: Path) -> None:
+    def shapes(**changes: Any) -> list[tuple[str | None, str | None]]:
+        """How each network leads out, and whether it answers for names."""
+        made = Libvirt(dataclasses.replace(plan, **changes), Golden("g", "1", tmp_path))
+        found = [ET.fromstring(made.network_xml(name)) for name in ("management", "provider")]
+        assert all(one.find("ip/dhcp") is None for one in found), "addresses are the seed's"
+        modes = [None if (way := one.find("forward")) is None else way.get("mode") for one in found]
+        return list(zip(modes, (one.find("dns").get("enable") for one in found), strict=True))  # type: ignore[union-attr]
+
+    for distribution in ("rocky-9", "centos-stream-9", "centos-7"):
+        assert shapes(distribution=distribution) == [("nat", "yes"), (None, "no")]
+    # Debian's packages are in the image; and in a namespace nothing is behind the host's address.
+    assert shapes() == [(None, "no"), (None, "no")]
+    assert shapes(distribution="rocky-9", isolated=True) == [("open", "no"), ("open", "no")]
 
 
 def test_settings_of_emulated_nodes_and_others(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from stacklab import catalogue, nodepool
-from stacklab.errors import LabError
+from stacklab.errors import InvalidInput, LabError
 
 ENTRIES = catalogue.shipped()
 
@@ -52,6 +53,35 @@ def test_again_over_the_same_but_never_over_other_files(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(LabError, match="holds other files: mine"):
         nodepool.export(ENTRIES.values(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nodepool.yaml", "README.rst", "elements/mine/element-deps"])
+def test_a_nodepool_directory_of_the_users_own_stays(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("labels: []\n")
+    with pytest.raises(LabError, match=f"holds other files: {name.partition('/')[0]}"):
+        nodepool.export(ENTRIES.values(), tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "labels: []\n"
+
+
+def test_an_export_cut_short_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(_source: Path, target: Path, **_: object) -> None:
+        target.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "copytree", cut)
+        nodepool.export(ENTRIES.values(), tmp_path)
+    assert len(nodepool.export(ENTRIES.values(), tmp_path)) == 3
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_file_is_no_directory(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InvalidInput, match=f"directory: .*{name} cannot be used"):
+        nodepool.export(ENTRIES.values(), tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_nothing_to_export(tmp_path: Path) -> None:

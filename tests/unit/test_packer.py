@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -37,13 +38,21 @@ def spec(distribution: str, source: str = "") -> Spec:
     return base.spec(distribution, provider, builder="packer", source=source)
 
 
-def source(path: Path, size: int = 1 << 20) -> Fetched:
+def source(path: Path, size: int = 32 << 20, table: str = "start=2048, type=83\n") -> Fetched:
     """An ISO or a disk, as far as anybody looks at it before it boots."""
     if path.suffix == ".iso":
         path.write_bytes(b"an installer")
-    else:
-        argv = ["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size)]
-        subprocess.run(argv, check=True)
+        return inputs.given(path)
+    raw = path.with_name(f"{path.name}.raw")
+    raw.touch()
+    os.truncate(raw, size)
+    for argv, text in (
+        (["sfdisk", "-q", str(raw)], f"label: dos\n{table}"),
+        (["mkfs.ext4", "-q", "-F", "-E", f"offset={1 << 20}", str(raw), "16M"], ""),
+        (["qemu-img", "convert", "-O", "qcow2", str(raw), str(path)], ""),
+    ):
+        subprocess.run(argv, input=text, text=True, check=True)
+    raw.unlink()
     return inputs.given(path)
 
 
@@ -185,6 +194,33 @@ def test_only_qemu_starts_from_a_disk(tmp_path: Path, monkeypatch: pytest.Monkey
     assert packer.machine() == "virtualbox-iso"
     with pytest.raises(InvalidInput, match=r"disk.qcow2 is a disk, and only QEMU starts from one"):
         packer.make(spec("debian-12", str(disk)), tmp_path / "work", tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    ("distribution", "table", "has", "right"),
+    [
+        ("debian-12", "size=20M\n,\n", "2 partitions (ext4, no filesystem)", "as golden images are"),
+        ("rocky-9", "start=4096\n", "1 partition (no filesystem)", "or the installer (iso)"),
+        ("rocky-9", "", "no table of partitions", "or the installer (iso)"),
+    ],
+)
+def test_a_disk_that_cannot_end_well_is_not_started(
+    distribution: str, table: str, has: str, right: str, fake: Any, tmp_path: Path, cache: Path
+) -> None:
+    calls = fake("1.6.6")
+    disk = source(tmp_path / "disk.qcow2", table=table).path if table else tmp_path / "disk.img"
+    if not table:
+        disk.write_bytes(bytes(1 << 20))
+    with pytest.raises(InvalidInput) as caught:
+        base.build(spec(distribution, str(disk)))
+    message = f"source: {disk.name} has {has}; a golden image has one, of ext4: take such a disk"
+    assert caught.value.message.startswith(message) and caught.value.message.endswith(right)
+    assert not calls.exists()
+
+
+def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"source: \S+nope\.iso: no such file"):
+        base.build(spec("rocky-9", str(tmp_path / "nope.iso")))
 
 
 def test_what_the_machine_is_told_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

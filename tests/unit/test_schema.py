@@ -22,6 +22,7 @@ VALIDATOR = jsonschema.Draft7Validator(schema.schema())
 MEANING = {
     *("controllers", "duplicate-keys", "host-addresses", "management-duplicate", "management-range"),
     *("management-range-too-many", "management-reserved", "name-twice", "overlaps", "pool-backwards"),
+    *("pool-of-one", "pool-too-small"),
     *("pool-with-gateway", "provider-outside", "roles-missing", "roles-missing-others"),
     *("services-dependencies", "services-more-dependencies", "services-without-beginner"),
     *("storage-roles", "tunnel-host", "tunnel-small"),

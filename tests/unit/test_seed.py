@@ -110,6 +110,34 @@ def test_name_servers_of_the_management_network(make_plan: Callable[..., Plan]) 
         assert text(plan, "compute1", "etc/resolv.conf") == expected
 
 
+@pytest.mark.parametrize(
+    ("provider", "distribution", "isolated", "name", "servers"),
+    [
+        ("libvirt", "rocky-9", False, "two-node", ("10.0.0.1",)),
+        ("libvirt", "centos-7", False, "two-node", ("10.0.0.1",)),
+        ("libvirt", "rocky-9", False, "vmware-notes", ("10.0.0.2",)),
+        # No way out, so nobody to ask: the doctor says so.
+        ("libvirt", "rocky-9", True, "two-node", ()),
+        ("virtualbox", "rocky-9", False, "two-node", ()),
+        ("libvirt", "debian-12", False, "two-node", ()),
+        ("libvirt", "debian-12", False, "vmware-notes", ("10.0.0.2",)),
+    ],
+)
+def test_the_host_is_the_name_server_where_it_is_the_way_out(
+    provider: str,
+    distribution: str,
+    isolated: bool,
+    name: str,
+    servers: tuple[str, ...],
+    make_plan: Callable[..., Plan],
+) -> None:
+    plan = replace(make_plan(name, "system"), provider=provider, distribution=distribution, isolated=isolated)
+    seed.write(plan)
+    found = re.findall(r"^nameserver (.*)$", text(plan, "compute1", "etc/resolv.conf"), re.MULTILINE)
+    assert tuple(found) == servers
+    assert interfaces.of(plan, plan.topology.nodes[0])[0].dns == servers
+
+
 def test_names(two_node: Plan) -> None:
     seed.write(two_node)
     assert text(two_node, "controller", "etc/hostname") == "controller.lab.test\n"

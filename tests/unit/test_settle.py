@@ -248,6 +248,21 @@ def test_apis(name: str, url: str, two_node: Plan, monkeypatch: pytest.MonkeyPat
         assert seen == [(url, False)]  # never by a proxy of the host's
 
 
+@pytest.mark.parametrize(
+    ("packstack", "place"),
+    [
+        ("15.1.0", ":8778/placement/"),
+        ("19.0.1", ":8778/placement/"),
+        ("20.0.1", ":8778/"),
+        ("26.0.0", ":8778/"),
+    ],
+)
+def test_placement_is_where_the_version_puts_it(packstack: str, place: str, two_node: Plan) -> None:
+    apis = settle._apis(dataclasses.replace(two_node, packstack=packstack))
+    assert apis["placement"] == f"http://10.0.0.11{place}"
+    assert apis["nova"] == "http://10.0.0.11:8774/"
+
+
 class Machine:
     """What settle() sees of a lab: APIs that come back after some seconds."""
 

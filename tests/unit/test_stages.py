@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from stacklab import files, lab, packstack, snapshots, stages
+from stacklab import files, lab, packstack, reuse, snapshots, stages
 from stacklab.base import Golden
 from stacklab.errors import LabError
 from stacklab.plan import Plan
@@ -266,5 +266,5 @@ def test_what_else_runs_anew(two_node: Plan, monkeypatch: pytest.MonkeyPatch) ->
     assert first_change(before, keys(replace(two_node, datapath="system"))) == "nodes"
     for name in NAMES:
         with monkeypatch.context() as patch:
-            patch.setitem(lab.VERSIONS, name, 99)
+            patch.setitem(reuse.VERSIONS, name, 99)
             assert first_change(before, keys(two_node)) == name

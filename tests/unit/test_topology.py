@@ -162,9 +162,11 @@ def test_tunnel_address_has_the_host_number_even_where_octets_differ() -> None:
         ("cidr: 192.0.2.0/24", ("192.0.2.1", "192.0.2.101", "192.0.2.250")),
         ("cidr: 192.0.2.64/27", ("192.0.2.65", "192.0.2.80", "192.0.2.94")),
         (
-            "gateway: 203.0.113.254, pool: 203.0.113.5 - 203.0.113.5",
-            ("203.0.113.254", "203.0.113.5", "203.0.113.5"),
+            "gateway: 203.0.113.254, pool: 203.0.113.5 - 203.0.113.10",
+            ("203.0.113.254", "203.0.113.5", "203.0.113.10"),
         ),
+        # The smallest network that is allowed has room enough.
+        ("cidr: 192.0.2.64/28", ("192.0.2.65", "192.0.2.72", "192.0.2.78")),
     ],
 )
 def test_gateway_and_pool_follow_the_provider_network(spec: str, expected: tuple[str, str, str]) -> None:

@@ -1,4 +1,7 @@
-"""Foreign files: their sha512, kept; their format; and what is refused before anything is sent."""
+"""Foreign files: their sha512, kept; their format; what is refused before anything is sent.
+
+Order among the images of a Glance in memory; the real one's are in tests/integration/test_glance.py.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,25 @@ from typing import Any
 
 import pytest
 
-from stacklab import files, glance_api, glance_keep, ui, upload, upload_bars, upload_hash
-from stacklab.errors import LabError
+from stacklab import (
+    catalogue,
+    clouds,
+    files,
+    glance,
+    glance_api,
+    glance_keep,
+    guestbuild,
+    images,
+    show,
+    ui,
+    upload,
+    upload_bars,
+    upload_hash,
+    variants,
+)
+from stacklab.errors import InvalidInput, LabError
 from stacklab.guests import GuestImage
+from tests.unit.fake_glance import FakeGlance
 
 
 @pytest.fixture(autouse=True)
@@ -113,9 +132,9 @@ def test_sha512_later(tmp_path: Path, hashed: list[str], monkeypatch: pytest.Mon
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="is not there"):
+    with pytest.raises(InvalidInput, match=r"^file: .*a\.qcow2 is not there$"):
         upload.foreign(tmp_path / "a.qcow2")
-    with pytest.raises(LabError, match="is a directory"):
+    with pytest.raises(InvalidInput, match="is a directory"):
         upload.foreign(tmp_path)
 
 
@@ -143,10 +162,12 @@ def test_formats(tmp_path: Path, name: str, content: bytes, expected: str) -> No
 def test_formats_that_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"x")
-    with pytest.raises(LabError, match="format cannot be told"):
+    with pytest.raises(InvalidInput, match="format cannot be told"):
         upload.foreign(path)
+    with pytest.raises(InvalidInput, match="format cannot be told"):
+        upload.foreign(path, disk_format="rwa")
     path.write_bytes(b"QFI\xfb")
-    with pytest.raises(LabError, match="is qcow2, not raw"):
+    with pytest.raises(InvalidInput, match="is qcow2, not raw"):
         upload.foreign(path, disk_format="raw")
 
 
@@ -201,3 +222,156 @@ def test_lines_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         "a: 50 %, 1.0 MiB of 2.0 MiB",
         "a: uploaded",
     ]
+
+
+def test_what_is_asked_for_wrongly_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guestbuild, "build", lambda _entry: pytest.fail("it builds"))
+    adapter = FakeGlance()
+    with pytest.raises(InvalidInput, match="import: unknown method 'glance-dirct': did you mean 'glance-d"):
+        images.send(adapter, ["probe"], method="glance-dirct")
+    with pytest.raises(InvalidInput, match="file: it goes up instead of the catalogue's images"):
+        images.send(adapter, ["probe"], file="a.qcow2")
+    with pytest.raises(InvalidInput, match="unknown image 'probee'"):
+        images.send(adapter, ["probee"])
+    assert adapter.asked == []
+
+
+# -- order in Glance ---------------------------------------------------------------------
+
+
+def image_of(path: Path, data: bytes) -> GuestImage:
+    path.write_bytes(data)
+    return GuestImage("probe", path, "raw", hashlib.sha512(data).hexdigest(), len(data), 1, 64)
+
+
+def send(adapter: FakeGlance, image: GuestImage, keep: int = 1) -> glance.Uploaded:
+    return glance.upload(adapter, image, visibility="private", deadline=30.0, keep=keep)
+
+
+def test_only_what_never_was_whole_is_swept(tmp_path: Path) -> None:
+    """A deactivated image is an administrator's decision, whatever its age."""
+    adapter = FakeGlance()
+    for status in ("queued", "saving", "uploading", "importing", "killed"):
+        adapter.add(status, status=status, name="other")
+    adapter.add("not committed", name=f"other{glance_api.UNFINISHED}")
+    adapter.add("deactivated", status="deactivated", name="other")
+    adapter.add("being deleted", status="pending_delete", name="other")
+    done = send(adapter, image_of(tmp_path / "a", b"one"))
+    assert set(adapter.rows) == {"deactivated", "being deleted", done.id}
+
+
+@pytest.mark.parametrize("algorithm", ["sha512", "sha256", ""])
+def test_the_same_again_whatever_glance_hashes_by(algorithm: str, tmp_path: Path) -> None:
+    """sha256 is a choice of the cloud's; a Glance older than Rocky has md5 sums, and hides nothing."""
+    adapter = FakeGlance(algorithm)
+    one, two = image_of(tmp_path / "a", b"one"), image_of(tmp_path / "b", b"two")
+    first, second = send(adapter, one), send(adapter, two)
+    assert adapter.seen() == [second.id]
+    assert set(adapter.rows) == {first.id, second.id}
+    adapter.asked.clear()
+    assert send(adapter, two) == glance.Uploaded(second.id, "unchanged")
+    assert adapter.asked == ["GET", "GET"]
+    assert send(adapter, one) == glance.Uploaded(first.id, "properties")
+    assert adapter.seen() == [first.id]
+    assert not [line for line in adapter.asked if line.startswith(("PUT", "POST"))]
+    adapter.rows[first.id] |= {"os_hash_value": "0" * 64, "checksum": "0" * 32}
+    assert send(adapter, one).status == "uploaded"
+
+
+def test_only_what_may_be_the_same_is_hashed(tmp_path: Path, hashed: list[str]) -> None:
+    adapter = FakeGlance("sha256")
+    rows = [adapter.add("1", data=b"three"), adapter.add("2", data=b"two", status="deactivated")]
+    image = image_of(tmp_path / "a", b"one")
+    run = glance.Upload(adapter, image, 30.0)
+    assert run._same_content(rows) is None
+    assert hashed == []
+    rows += [adapter.add(name, data=b"two") for name in ("3", "4")]
+    assert run._same_content(rows) is None
+    assert hashed == [str(image.path)]
+
+
+def test_a_wrong_digest_is_told_with_its_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = FakeGlance("sha256")
+    real = adapter._hashed
+    monkeypatch.setattr(adapter, "_hashed", lambda data: real(data[:-1] + b"x") if data else real(data))
+    wrong, right = (hashlib.sha256(data).hexdigest() for data in (b"onx", b"one"))
+    with pytest.raises(
+        LabError, match=f"3 bytes, sha256 {wrong}; it should be active, 3 bytes, sha256 {right}"
+    ):
+        send(adapter, image_of(tmp_path / "a", b"one"))
+    assert adapter.rows == {}
+
+
+def test_a_look_back_only_after_a_move(tmp_path: Path) -> None:
+    adapter = FakeGlance()
+    send(adapter, image_of(tmp_path / "a", b"one"))
+    first = list(adapter.asked)
+    adapter.asked.clear()
+    done = send(adapter, image_of(tmp_path / "b", b"two"))
+    lists = [line for line in adapter.asked if line == "GET"]
+    assert len(lists) == first.count("GET") + 1
+    assert adapter.asked[-1] == "GET"
+    assert adapter.seen() == [done.id]
+
+
+def test_two_uploads_that_move_each_other_away() -> None:
+    adapter = FakeGlance()
+    for name in ("a", "b"):
+        adapter.add(name)
+    adapter.add("old", updated_at="2025-12-01T00:00:00Z")
+    here = glance_api.Glance(adapter, time.monotonic() + 30)
+    rows = here.ours()  # both have seen all three before either moves any
+    assert glance_keep.rotate(here, rows, "probe", "a", 1) == []
+    assert adapter.seen() == ["a"]
+    assert set(adapter.rows) == {"a", "b"}
+    assert glance_keep.rotate(here, rows, "probe", "b", 1) == []
+    assert adapter.seen() == ["b"]
+    assert set(adapter.rows) == {"a", "b"}
+
+
+def test_an_image_that_another_upload_deleted_is_told() -> None:
+    adapter = FakeGlance()
+    for name in ("a", "b"):
+        adapter.add(name)
+    here = glance_api.Glance(adapter, time.monotonic() + 30)
+    rows = here.ours()
+    glance_keep.rotate(here, rows, "probe", "a", 0)
+    with pytest.raises(LabError, match="probe was deleted"):
+        glance_keep.rotate(here, rows, "probe", "b", 0)
+    assert set(adapter.rows) == {"a"}
+
+
+def test_pruned_by_the_catalogues_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.yaml"
+    system = "properties: {os_distro: d, os_version: 1}"
+    own.write_text(
+        "images:\n  mine: {builder: dib, title: My own, elements: [a], formats: [qcow2, raw], "
+        + system
+        + "}\n"
+    )
+    adapter = FakeGlance()
+    titles = ("Debian 12", "Debian 12 (cloud)", "My own", "My own (raw)", "of a file")
+    for title in titles:
+        adapter.add(title, name=title)
+        adapter.add(f"{title}, old", name=f"{title}-20260101-000000", os_hidden=True)
+    monkeypatch.setattr(clouds, "adapter", lambda _name: adapter)
+    before = set(adapter.rows)
+    show.pruned(None, "cloud", ["debian-12", "mine"], str(own), yes=False)
+    assert set(adapter.rows) == before
+    assert "say --yes" in capsys.readouterr().out
+    with pytest.raises(InvalidInput, match="unknown image 'Debian 12'"):
+        show.pruned(None, "cloud", ["mine", "Debian 12"], str(own), yes=True)
+    show.pruned(None, "cloud", ["debian-12", "mine"], str(own), yes=True)
+    assert before - set(adapter.rows) == {"Debian 12, old", "My own, old", "My own (raw), old"}
+    show.pruned(None, "cloud", [], "", yes=True)
+    assert set(adapter.rows) == set(titles)
+
+
+def test_the_name_in_glance_is_the_one_that_is_pruned(tmp_path: Path) -> None:
+    entry = catalogue.shipped()["debian-12"]
+    described = {"sha512": "", "size": 1, "source": "private", "built": 0}
+    for disk_format in entry.formats:
+        image = variants.image(entry, tmp_path / "a", disk_format, described)
+        assert image.name in images.titles(["debian-12"])

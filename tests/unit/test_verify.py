@@ -309,6 +309,7 @@ class Dashboard(BaseHTTPRequestHandler):
     """Horizon's login: a form with a token of the session's, which has to come back with its cookie."""
 
     late: ClassVar[list[str]] = []  # pages that Apache gives up on
+    quote = '"'
 
     def do_GET(self) -> None:
         if self.path in self.late:
@@ -319,7 +320,7 @@ class Dashboard(BaseHTTPRequestHandler):
             self._send(200, page if "sessionid=in" in self._cookies() else "log in first")
         else:
             form = '<input type="hidden" name="csrfmiddlewaretoken" value="t0k3n">'
-            self._send(200, form, ("Set-Cookie", "csrftoken=t0k3n; Path=/"))
+            self._send(200, form.replace('"', self.quote), ("Set-Cookie", "csrftoken=t0k3n; Path=/"))
 
     def do_POST(self) -> None:
         sent = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
@@ -366,7 +367,9 @@ def test_horizon_loads_longer_than_apache_waits(two_node: Plan, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("dashboard")
-def test_horizon_login(two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("quote", ['"', "'"])  # Django's today, and 1.11's
+def test_horizon_login(quote: str, two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dashboard, "quote", quote)
     monkeypatch.setattr(packstack, "secrets", lambda plan: {"DEMO_PASSWORD": "right"})
     context = Context(two_node, None, None, {"tenant": SERVER})
     assert [row.what for row in horizon.check(context)] == ["Horizon", "Horizon's instances"]
