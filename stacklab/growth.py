@@ -76,7 +76,7 @@ def _added(old: Plan, new: Plan) -> tuple[Node, ...]:
 def _shape(plan: Plan) -> dict[str, Any]:
     """What must not differ."""
     shape = {name: value for name, value in plan.as_json().items() if name != "reasons"}
-    for name in ("nodes", "file", "description"):
+    for name in ("nodes", "name", "file", "description"):
         del shape["topology"][name]
     return shape
 

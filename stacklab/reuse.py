@@ -22,13 +22,15 @@ KEPT = 50
 
 def inputs(plan: Plan, golden: Golden) -> dict[str, dict[str, Any]]:
     """What each stage's key is the hash of, as plain values under names that people know."""
-    # A lab's name is not part of it: what was imported under another name is the same lab.
+    # Names are not part of it: what was imported under another name is the same lab.
     shape = {
         name: value for name, value in plan.as_json().items() if name not in ("lab", "reasons", "virt_type")
     }
-    later = ("services", "named_services", "answers", "tenant", "provider_network", "description", "file")
+    later = ("services", "named_services", "answers", "tenant", "name", "description", "file")
     for name in later:
-        shape["topology"].pop(name)  # these belong to later stages
+        shape["topology"].pop(name)  # these belong to later stages, or to none
+    for name in ("pool_start", "pool_end"):
+        shape["topology"]["provider_network"].pop(name)  # Neutron's alone; the host has the gateway
     lines = (line.partition("=") for line in packstack.shape(plan).splitlines())
     own: dict[str, dict[str, Any]] = {
         "nodes": {

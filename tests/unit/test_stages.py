@@ -247,9 +247,10 @@ def test_what_runs_anew_when_the_topology_changes(two_node: Plan) -> None:
     before, topology = keys(two_node), two_node.topology
     compute = replace(topology.nodes[1], memory=8192)
     for changes, first in (
-        ({"description": "other words", "file": "elsewhere.yaml"}, "none"),
+        ({"name": "other", "description": "other words", "file": "elsewhere.yaml"}, "none"),
         ({"nodes": (topology.nodes[0], compute)}, "nodes"),
         ({"management": replace(topology.management, host="10.0.0.2")}, "nodes"),
+        ({"provider_network": replace(topology.provider_network, gateway="203.0.113.2")}, "nodes"),
         ({"answers": {"CONFIG_NOVA_LIBVIRT_VIRT_TYPE": "kvm"}}, "openstack"),
         ({"services": topology.services[:-1]}, "openstack"),
         ({"tenant": replace(topology.tenant, gateway="172.16.1.254")}, "cloud"),
