@@ -147,6 +147,12 @@ def test_a_compute_node_of_another_name_and_size_is_one_too(make_plan: Maker, ma
     assert found is not None and found.names == "big"
 
 
+def test_a_raised_count_in_a_copy_of_the_file_is_one_too(make_plan: Maker, machine: Nodes) -> None:
+    write(lab(make_plan, 1))
+    found = of(lab(make_plan, 2, "name: multi-compute -> name: other"), machine)
+    assert found is not None and found.names == "compute2"
+
+
 @pytest.mark.parametrize(
     ("count", "change"),
     [
@@ -154,7 +160,6 @@ def test_a_compute_node_of_another_name_and_size_is_one_too(make_plan: Maker, ma
         (2, "cpus: 2 -> cpus: 4"),
         (2, "management: 10.0.0.31 -> management: 10.0.0.41"),
         (2, "roles: [controller, network] -> roles: [controller, network, compute]"),
-        (2, "name: multi-compute -> name: other"),
         (2, "\nnodes: -> \nanswers: {CONFIG_DEBUG_MODE: true}\nnodes:"),
         (2, "\nnodes: -> \nnetworks: {tenant: {cidr: 172.16.2.0/24}}\nnodes:"),
         (
