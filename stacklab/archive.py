@@ -25,7 +25,8 @@ from stacklab.plan import Plan
 from stacklab.run import run
 from stacklab.snapshots import Snapshot
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, 2)  # 1: snapshots without the plan of their moment
 _MANIFEST = "manifest.json"
 # Of the lab's directory; what else is there follows from the plan and is written anew.
 _OWN = ("secrets.json", "answers.txt", "clouds.yaml", "openrc-admin", "openrc-demo", "ssh", "seed", "stages")
@@ -107,9 +108,9 @@ def read(path: Path) -> Manifest:
         raise InvalidInput([Problem(str(path), "", "there is no such file")])
     try:
         # The manifest is the first member: nothing else is read.
-        argv = ["tar", "--zstd", "--extract", "--to-stdout", "--occurrence=1", "-f", str(path), _MANIFEST]
+        argv = [*_TAR, "--zstd", "--extract", "--to-stdout", "--occurrence=1", "-f", path, _MANIFEST]
         found = json.loads(run(argv, merge_stderr=False, timeout=120).output)
-        if found["format"] != FORMAT:
+        if found["format"] not in _READABLE:
             message = f"it was written by stacklab {found['stacklab']}, in a form this one does not know"
             raise InvalidInput([Problem(str(path), "", message)])
         return Manifest(

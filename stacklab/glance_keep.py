@@ -182,5 +182,11 @@ def rotate(glance: Glance, rows: Iterable[dict[str, Any]], name: str, image_id: 
     return [
         f"Glance keeps the old image {row['name']} ({row['id']}): {_kept(code)}"
         for row in others[keep:]
-        if (code := glance.delete(row["id"])) not in (204, 404)
+        if not _is_back(glance, name, row["id"]) and (code := glance.delete(row["id"])) not in (204, 404)
     ]
+
+
+def _is_back(glance: Glance, name: str, image_id: str) -> bool:
+    """Whether the upload that an image is of has put it back meanwhile: then it stays."""
+    row = glance.get(image_id)
+    return row is not None and bool(row["name"] == name)

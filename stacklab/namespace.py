@@ -81,10 +81,20 @@ def create(plan: Plan, log: Path) -> None:
 
 def is_whole(plan: Plan) -> bool:
     """Whether the namespace is there with all its bridges."""
+    links = _links(plan)
+    return links is not None and all(f" {bridge}:" in links for bridge in bridges(plan))
+
+
+def is_there(plan: Plan) -> bool:
+    """Whether the namespace can be entered: of one that ended with a reboot its file may be left."""
+    return _links(plan) is not None
+
+
+def _links(plan: Plan) -> str | None:
     if not path(plan).exists():
-        return False
+        return None
     links = run(["ip", "-n", plan.namespace, "-o", "link"], check=False, timeout=30)
-    return links.code == 0 and all(f" {bridge}:" in links.output for bridge in bridges(plan))
+    return links.output if links.code == 0 else None
 
 
 def delete(plan: Plan, log: Path | None = None) -> None:

@@ -152,10 +152,10 @@ def resolve(
     problems += choice.problems
     problems += _without_disks(topology, chosen_provider)
     # A virtual machine has a kernel of its own, whatever the host's can do.
-    datapath = "system"
-    if chosen_provider == "lxc" and (where.datapath == "netdev" or not kernel_datapath()):
+    datapath, kept = "system", where.datapath == "netdev"
+    if chosen_provider == "lxc" and (kept or not kernel_datapath()):
         datapath = "netdev"
-        why = "this lab was made so" if where.datapath else "this kernel has no openvswitch module"
+        why = "this lab was made so" if kept else "this kernel has no openvswitch module"
         reasons.append(f"Open vSwitch: userspace datapath ({why})")
     try:
         topology = settled(topology, found, chosen, datapath)

@@ -191,6 +191,7 @@ class Lxc:
         listed = run(
             [*self._enter(), "lxc-ls", "--fancy", "--fancy-format", "NAME,STATE"],
             merge_stderr=False,
+            hint="`invoke doctor` looks at LXC",
         ).output
         return dict(line.split()[:2] for line in listed.splitlines()[1:] if len(line.split()) >= 2)
 
@@ -216,7 +217,7 @@ class Lxc:
 
     def kill(self) -> None:
         """Stop all nodes at once without asking them."""
-        if not self._etc.is_dir() or not namespace.path(self.plan).exists():
+        if not self._etc.is_dir() or not namespace.is_there(self.plan):
             return
         up = sorted(name for name, state in self._states().items() if state != "STOPPED")
         with ThreadPoolExecutor(max(len(up), 1)) as pool:

@@ -16,7 +16,7 @@ Task = TypeVar("Task", bound=Callable[..., None])
 # What a machine or a path that was named can be to blame for; any other is a bug.
 _PLACES = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
 
 

@@ -72,7 +72,7 @@ def upload(
     help={
         **IMAGES,
         **CLOUD,
-        "image": "a name of the catalogue, again for more of them; all of them by default",
+        "image": "a name of the catalogue, again for more of them; by default all, those of files too",
         "yes": "really delete them",
     },
 )

@@ -105,6 +105,14 @@ def test_the_file_says_what_it_holds(made: Plan, golden: Golden, tmp_path: Path)
     assert (tmp_path / "lab.file").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_colon_in_the_files_name_is_of_no_host(
+    made: Plan, golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exported(made, golden, Path("lab:10.30")).plan == made
+    assert taken_in(Path("lab:10.30"), "other").lab == "other"
+
+
 def test_a_lab_under_another_name_is_the_same_lab(made: Plan, golden: Golden, tmp_path: Path) -> None:
     exported(made, golden, tmp_path / "lab.file")
     new = taken_in(tmp_path / "lab.file", "other")
@@ -218,7 +226,7 @@ def test_files_that_are_no_lab(kind: str, made: Plan, golden: Golden, tmp_path: 
     elif kind == "cut":
         path.write_bytes(path.read_bytes()[:100])
     else:
-        files.write_json(tmp_path / "manifest.json", {"format": 2, "stacklab": "9.0"})
+        files.write_json(tmp_path / "manifest.json", {"format": archive.FORMAT + 1, "stacklab": "9.0"})
         run(["tar", "--zstd", "-cf", path, "-C", tmp_path, "manifest.json"])
     with pytest.raises(InvalidInput) as caught:
         archive.read(path)

@@ -198,9 +198,17 @@ def test_a_lab_keeps_its_datapath_when_the_kernel_can_more(make_plan: Maker, wor
     up(before)
     again = make_plan(datapath="system")
     assert (again.datapath, again.topology.nodes) == ("netdev", before.topology.nodes)
+    assert "Open vSwitch: userspace datapath (this lab was made so)" in again.reasons
     world.done.clear()
     up(again)
     assert world.done == []
+
+
+def test_a_kernel_that_can_less_is_the_reason(make_plan: Maker, world: World) -> None:
+    before = make_plan(datapath="system")
+    image(before)
+    up(before)
+    assert "Open vSwitch: userspace datapath (this kernel has no openvswitch module)" in make_plan().reasons
 
 
 @pytest.mark.parametrize(("inside", "anew"), [(True, False), (False, True)])

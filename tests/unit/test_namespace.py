@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from stacklab import namespace
+from stacklab.base import Golden
 from stacklab.errors import LabError
 from stacklab.plan import Plan
+from stacklab.providers import lxc
 from stacklab.run import Result
 
 IP = "ip -n stacklab-two-node"
@@ -95,6 +97,23 @@ def test_create_makes_half_a_one_anew(
     namespace.create(two_node, tmp_path / "log")
     assert ip.asked[1:3] == ["ip netns delete stacklab-two-node", "ip netns add stacklab-two-node"]
     assert len(ip.asked) == 2 + len(namespace.commands(two_node))
+
+
+@pytest.mark.parametrize(("code", "there"), [(0, True), (1, False)])
+def test_the_file_of_one_is_none(
+    code: int, there: bool, two_node: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, tmp_path, Ip("lo", code), there=True)
+    assert namespace.is_there(two_node) is there
+
+
+def test_nothing_runs_where_only_the_file_is_left(
+    two_node: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, tmp_path, Ip("", 1), there=True)
+    monkeypatch.setattr(lxc, "run", lambda *words, **options: pytest.fail("nobody can enter it"))
+    (two_node.directory / "etc-lxc").mkdir(parents=True)
+    lxc.Lxc(two_node, Golden("", "", tmp_path)).kill()
 
 
 def test_delete_is_fine_twice(two_node: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -341,6 +341,25 @@ def test_an_image_that_another_upload_deleted_is_told() -> None:
     assert set(adapter.rows) == {"a"}
 
 
+def test_an_image_that_another_upload_put_back_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = FakeGlance()
+    for name in ("a", "b"):
+        adapter.add(name)
+    here = glance_api.Glance(adapter, time.monotonic() + 30)
+    rows = here.ours()
+    look = glance_keep._is_back
+
+    def just_before(*arguments: Any) -> bool:
+        """The other upload moves, looks back and deletes between this one's moves and its deletions."""
+        monkeypatch.setattr(glance_keep, "_is_back", look)
+        glance_keep.rotate(here, rows, "probe", "b", 0)
+        return look(*arguments)
+
+    monkeypatch.setattr(glance_keep, "_is_back", just_before)
+    glance_keep.rotate(here, rows, "probe", "a", 0)
+    assert adapter.seen() == ["b"]
+
+
 def test_pruned_by_the_catalogues_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
