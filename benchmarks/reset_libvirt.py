@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stacklab import files, lab, nodes, providers, remote, ui
+from stacklab import files, nodes, providers, remote, removal, ui
 from stacklab.providers.libvirt import Libvirt
 from stacklab.providers.vagrant import Vagrant
 from tests.integration import small_lab
@@ -89,7 +89,7 @@ def main() -> None:
             rows,
         )
     finally:
-        lab.down(LAB)
+        removal.down(LAB)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from stacklab import files, namespace, packstack, releases, ui
 from stacklab.errors import NotHealthy
 from stacklab.plan import Plan
 from stacklab.run import run
+from stacklab.yamlfile import read_own
 
 PHYSICAL_NETWORK = "extnet"
 KEYPAIR = "stacklab"
@@ -26,7 +27,7 @@ def definition(plan: Plan) -> dict[str, Any]:
     return {
         "provider": topology.provider_network.__dict__,
         "tenant": topology.tenant.__dict__,
-        "flavors": yaml.safe_load((releases.DATA / "cloud.yaml").read_text(encoding="utf-8"))["flavors"],
+        "flavors": read_own(releases.DATA / "cloud.yaml")["flavors"],
     }
 
 

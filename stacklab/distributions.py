@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stacklab.errors import InvalidInput, Problem
+from stacklab.yamlfile import read_own
 
 DATA = Path(__file__).parent / "data" / "distributions.yaml"
 
@@ -63,7 +62,7 @@ class Distribution:
 
 @cache
 def _table() -> dict[str, Any]:
-    table: dict[str, Any] = yaml.safe_load(DATA.read_text(encoding="utf-8"))
+    table: dict[str, Any] = read_own(DATA)
     return table
 
 

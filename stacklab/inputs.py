@@ -12,10 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stacklab import download, files, signatures, ui
 from stacklab.errors import InvalidInput, LabError, Problem
+from stacklab.yamlfile import read_own
 
 DATA = Path(__file__).parent / "data" / "inputs.yaml"
 FETCH_SECONDS = 4 * 3600
@@ -78,7 +77,7 @@ class _Source:
 
 @cache
 def _table() -> dict[str, Any]:
-    table: dict[str, Any] = yaml.safe_load(DATA.read_text(encoding="utf-8"))
+    table: dict[str, Any] = read_own(DATA)
     return table
 
 

@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stacklab.errors import InvalidInput, Problem
+from stacklab.yamlfile import read_own
 
 DATA = Path(__file__).parent / "data"
 STATUSES = ("maintained", "unmaintained", "end of life")
@@ -43,7 +42,7 @@ class Release:
 
 @cache
 def _table() -> dict[str, dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = yaml.safe_load((DATA / "releases.yaml").read_text(encoding="utf-8"))
+    table: dict[str, dict[str, Any]] = read_own(DATA / "releases.yaml")
     return table
 
 

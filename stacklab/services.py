@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import yaml
-
 from stacklab.errors import InvalidInput, Problem
 from stacklab.model import Topology
 from stacklab.releases import DATA
+from stacklab.yamlfile import read_own
 
 # What a topology has that names no services.
 DEFAULT = "beginner"
@@ -50,7 +49,7 @@ def _major(packstack: str) -> int:
 
 @cache
 def _data() -> dict[str, Any]:
-    data: dict[str, Any] = yaml.safe_load((DATA / "services.yaml").read_text(encoding="utf-8"))
+    data: dict[str, Any] = read_own(DATA / "services.yaml")
     return data
 
 

@@ -30,6 +30,7 @@ from keystoneauth1.identity.v3 import Password
 from keystoneauth1.session import Session
 
 from stacklab import files
+from tests.integration import needs
 
 REQUIREMENTS = ("keystone==30.0.0", "glance==33.0.0", "cheroot==11.1.2")
 IMAGE_SIZE_CAP = 24 << 20
@@ -184,7 +185,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     try:
         venv, template = prepared()
     except RuntimeError as error:
-        pytest.skip(str(error))
+        needs.lacking(str(error))
     shutil.copytree(template, root, dirs_exist_ok=True)
     with Running(venv, root) as found:
         yield found

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from stacklab import boxes
 from tests import golden_images
+from tests.integration import needs
 from tests.integration.vagrant_boxes import listed, vagrant
 
 pytestmark = pytest.mark.integration
@@ -17,10 +16,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def vagrant_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    if shutil.which("vagrant") is None:
-        if os.environ.get("CI"):
-            pytest.fail("vagrant is not installed, and CI has to run it")
-        pytest.skip("vagrant is not installed")
+    needs.program("vagrant")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("VAGRANT_HOME", str(tmp_path / "vagrant"))
     monkeypatch.setenv("VAGRANT_CHECKPOINT_DISABLE", "1")

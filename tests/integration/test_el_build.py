@@ -5,7 +5,6 @@ What it shows and what it does not: see elfixture.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -19,17 +18,18 @@ import pytest
 
 from stacklab import base, contract, diskfiles, distributions, files, goldenshow, releases
 from stacklab.errors import LabError
-from tests.integration import elfixture, vagrant_boxes
+from tests.integration import elfixture, needs, vagrant_boxes
 from tests.integration.elfixture import Fixture, Server
+from tests.lab.driving import ending
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fixture, Server]]:
-    missing = [name for name in elfixture.TOOLS if shutil.which(name) is None]
-    if missing or os.geteuid() != 0:
-        pytest.skip(f"needs root and {', '.join(missing) or 'nothing else'}")
+    needs.root("building")
+    for name in elfixture.TOOLS:
+        needs.program(name)
     with elfixture.serving(tmp_path_factory.mktemp("el") / "fixture") as found:
         found[0].rootfs()
         yield found
@@ -130,8 +130,7 @@ def test_its_box_is_accepted_by_vagrant(
 
 def test_it_boots(image: base.Golden) -> None:
     """With a seed as labs make it: the repositories' kernel, chronyd, a login by ssh, a grown root."""
-    if shutil.which("qemu-system-x86_64") is None:
-        pytest.skip("qemu-system-x86_64 is not installed")
+    needs.program("qemu-system-x86_64")
     report = goldenshow.verify(image, boot=True)
     assert report["kernel"] == files.read_json(image.directory / "metadata.json")["kernel"]
 
@@ -244,14 +243,15 @@ def test_an_interrupt(moment: str, broken: Fixture, spec: base.Spec, tmp_path: P
         start_new_session=True,
     )
     log = base.wanted(spec).directory.with_name(f".building-{base.wanted(spec).name}") / "build.log"
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.is_file() and moment in log.read_text(errors="replace"):
-            break
-        time.sleep(0.05)
-    assert process.poll() is None, process.communicate()[1]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) != 0
+    with ending(process):
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and process.poll() is None:
+            if log.is_file() and moment in log.read_text(errors="replace"):
+                break
+            time.sleep(0.05)
+        assert process.poll() is None, process.communicate()[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) != 0
     assert left_behind() == []
 
 

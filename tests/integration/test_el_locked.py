@@ -5,7 +5,6 @@ What it shows and what it does not: see elfixture.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 
 from stacklab import base, contract, diskfiles, distributions, files, goldenshow, releases
 from stacklab.errors import LabError
-from tests.integration import elfixture
+from tests.integration import elfixture, needs
 from tests.integration.elfixture import Fixture
 
 PLUGINS = "usr/lib/python3/dist-packages/dnf-plugins"  # where the fixture's dnf, Debian's, has them
@@ -26,9 +25,9 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fixture]:
     """The repositories, and a cache of the module's own. What a test adds to them stays."""
-    missing = [name for name in elfixture.TOOLS if shutil.which(name) is None]
-    if missing or os.geteuid() != 0:
-        pytest.skip(f"needs root and {', '.join(missing) or 'nothing else'}")
+    needs.root("building")
+    for name in elfixture.TOOLS:
+        needs.program(name)
     with (
         elfixture.serving(tmp_path_factory.mktemp("el") / "fixture") as (found, server),
         pytest.MonkeyPatch.context() as patch,

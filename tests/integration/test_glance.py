@@ -6,7 +6,6 @@ import functools
 import hashlib
 import http.server
 import os
-import shutil
 import subprocess
 import threading
 import uuid
@@ -23,6 +22,7 @@ from stacklab import files, glance, upload, upload_hash
 from stacklab.errors import LabError
 from stacklab.guests import GuestImage
 from stacklab.upload import Job
+from tests.integration import needs
 from tests.integration.glance_proxy import Fault, Proxy
 
 if TYPE_CHECKING:
@@ -246,9 +246,7 @@ def made(directory: Path, disk_format: str) -> Path:
     raw.write_bytes(os.urandom(MIB) if disk_format != "iso" else bytes(32769) + b"CD001" + bytes(MIB))
     if disk_format in ("raw", "iso"):
         return raw.rename(directory / "disk.iso") if disk_format == "iso" else raw
-    tool = shutil.which("qemu-img")
-    if tool is None:
-        pytest.skip("qemu-img is not installed")
+    tool = needs.program("qemu-img")
     path = directory / f"disk.{disk_format}"
     driver = {"vhd": "vpc"}.get(disk_format, disk_format)
     more = ["-o", "subformat=streamOptimized"] if disk_format == "vmdk" else []

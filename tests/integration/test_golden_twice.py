@@ -5,13 +5,13 @@ One build is the user's cache's, from whenever it was; the other is made here, i
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from stacklab import base, files
+from tests.integration import needs
 
 # Four to eight minutes each: wider than CI.
 pytestmark = [pytest.mark.integration, pytest.mark.matrix]
@@ -29,8 +29,7 @@ def sha256(golden: base.Golden) -> str:
 def test_the_same_packages_give_the_same_bytes(
     provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("diskimage-builder needs root")
+    needs.root("diskimage-builder")
     spec = base.spec("debian-12", provider)
     first = base.build(spec)
     # What is only downloaded may be shared.

@@ -7,8 +7,6 @@ elements, builds (about 2 minutes). The boot is done every time (about 1.5 minut
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 
 from stacklab import catalogue, contract, dib, files, guestboot, guestbuild, guestcontract, variants
 from stacklab.guests import GuestImage
+from tests.integration import needs
 
 pytestmark = pytest.mark.integration
 
@@ -25,8 +24,7 @@ ENTRY = catalogue.shipped()["debian-12"]
 
 @pytest.fixture(scope="module")
 def image() -> GuestImage:
-    if os.geteuid() != 0:
-        pytest.skip("diskimage-builder needs root")
+    needs.root("diskimage-builder")
     (built,) = guestbuild.build(ENTRY)
     return built
 
@@ -102,8 +100,7 @@ def test_what_breaks_the_contract_is_seen_in_the_real_image(raw: Path, tmp_path:
 
 
 def test_it_boots(image: GuestImage, tmp_path: Path) -> None:
-    if shutil.which("qemu-system-x86_64") is None:
-        pytest.skip("qemu-system-x86_64 is not installed")
+    needs.program("qemu-system-x86_64")
     log = tmp_path / "console.log"
     report = guestboot.boot(image.path, "qcow2", 4, ENTRY.min_ram, log)
     known = json.loads(variants.description_of(image.path).read_text())

@@ -5,7 +5,6 @@ The disk is built first, unless it is in the user's cache. Emulated, the rest ta
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 
 from stacklab import access, base, contract, diskfiles, files, goldenshow, packer
 from stacklab.base import Golden
-from tests.integration import vagrant_boxes
+from tests.integration import needs, vagrant_boxes
 from tests.unit.test_linters import tool
 
 pytestmark = pytest.mark.integration
@@ -26,8 +25,7 @@ SEEDED = ("etc/systemd/network/05-build.network", "var/lib/stacklab", "root/.ssh
 @pytest.fixture(scope="module")
 def start() -> Golden:
     """What the build starts from."""
-    if os.geteuid() != 0:
-        pytest.skip("diskimage-builder needs root")
+    needs.root("diskimage-builder")
     tool("packer")
     return base.build(base.spec("debian-12", "libvirt"))
 

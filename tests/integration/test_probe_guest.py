@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import selectors
-import shutil
 import socket
 import subprocess
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from stacklab import base, guests
+from tests.integration import needs
 
 pytestmark = pytest.mark.integration
 
@@ -117,8 +117,7 @@ printf 'HTTP/1.0 200 OK\\r\\nContent-Type: text/plain\\r\\n\\r\\n%s' "$body"
 
 @pytest.fixture
 def guest(image: guests.GuestImage, tmp_path: Path) -> Iterator[Guest]:
-    if shutil.which("qemu-system-x86_64") is None:
-        pytest.skip("qemu-system-x86_64 is not installed")
+    needs.program("qemu-system-x86_64")
     running = Guest(image.path, tmp_path)
     yield running
     running.process.kill()

@@ -6,7 +6,6 @@ offline, and `uname` names the newest kernel, as after the boot that Packer woul
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from stacklab import base, contract, files, goldendib, hooks, packer, releases
+from tests.integration import needs
 
 pytestmark = pytest.mark.integration
 
@@ -33,8 +33,7 @@ ls /boot | sed -n s/^vmlinuz-//p | sort -V | tail -n 1
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The golden image's root filesystem, with a layer for what is written, after the provisioning."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
+    needs.root("mounting")
     golden = base.build(base.spec("debian-12", "lxc"))
     place = tmp_path_factory.mktemp("provision")
     for name in ("upper", "work", "root"):

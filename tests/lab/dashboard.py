@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 from tests.lab.browser import browser
-from tests.lab.driving import INVOKE, PROJECT
+from tests.lab.driving import INVOKE, LIMIT, PROJECT, ending, environment
 
 
 @contextmanager
@@ -23,17 +22,18 @@ def forwarded(lab: str) -> Iterator[str]:
         cwd=PROJECT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**environment(), "PYTHONUNBUFFERED": "1"},
         text=True,
     )
-    try:
+    with ending(process, LIMIT):
         assert process.stdout is not None
         line = process.stdout.readline()
         print(line, end="", file=sys.stderr)
-        yield line.split()[0]
-    finally:
-        process.terminate()
-        process.wait()
+        try:
+            yield line.split()[0]
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def look(lab: str, server: str, place: Path) -> Path:

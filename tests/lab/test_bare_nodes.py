@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.driving import PROJECT, invoke, invoke_and_interrupt, invoke_and_kill, lab_name
+from tests.lab.driving import PROJECT, down, invoke, invoke_and_interrupt, invoke_and_kill, lab_name
 
 pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 
@@ -26,13 +26,13 @@ NODES = ("controller", "compute1")
 
 @pytest.fixture(scope="module", autouse=True)
 def bare_nodes() -> Iterator[None]:
-    for where in (HERE, THERE):
-        invoke("down", *where)
-    invoke_and_kill("up", "--topology", "two-node", *HERE, at="stage openstack", after=0.0)
-    healthy()
-    yield
-    for where in (HERE, THERE):
-        invoke("down", *where)
+    down(LAB, OTHER)
+    try:
+        invoke_and_kill("up", "--topology", "two-node", *HERE, at="stage openstack", after=0.0)
+        healthy()
+        yield
+    finally:
+        down(LAB, OTHER)
 
 
 def snapshots(directory: Path = DIRECTORY) -> dict[str, list[str]]:

@@ -23,6 +23,7 @@ from stacklab import files, stages
 from tests.lab.driving import (
     PROJECT,
     Ran,
+    down,
     invoke,
     invoke_and_interrupt,
     invoke_and_kill,
@@ -50,9 +51,7 @@ def stop_at_first_failure(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def gone_after() -> Iterator[None]:
     yield
-    if not os.environ.get("STACKLAB_TEST_KEEP"):
-        invoke("down", *HERE)
-    invoke("down", *THERE)
+    down(*(() if os.environ.get("STACKLAB_TEST_KEEP") else (LAB,)), OTHER)
 
 
 def nothing_is_half(directory: Path = DIRECTORY) -> list[str]:

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.driving import footprint, invoke, invoke_and_kill
+from tests.lab.driving import down, ending, footprint, invoke, invoke_and_kill, lab_name
 
 pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[str]:
-    name = f"m-{request.node.name.removeprefix('test_').replace('_', '-')[:18].strip('-')}"
-    invoke("down", "--lab", name)
+    name = lab_name(f"m-{request.node.name.removeprefix('test_').replace('_', '-')[:18].strip('-')}")
+    down(name)
     yield name
-    invoke("down", "--lab", name)
+    down(name)
 
 
 def test_all_in_one(lab: str) -> None:
@@ -61,9 +61,8 @@ kill -9 $pid
 
 @pytest.mark.parametrize("victims", ["puppet", "all"])
 def test_a_puppet_that_dies_is_noticed(lab: str, victims: str) -> None:
-    with subprocess.Popen(["bash", "-c", _KILLER, "killer", victims]) as killer:
+    with ending(subprocess.Popen(["bash", "-c", _KILLER, "killer", victims])):
         ran = invoke("up", "--topology", "two-node", "--lab", lab)
-        killer.terminate()
     assert ran.code == 1
     assert "its puppet died" in ran.output
     ran = invoke("up", "--topology", "two-node", "--lab", lab)

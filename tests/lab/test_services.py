@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.lab.dashboard import look
-from tests.lab.driving import PROJECT, footprint, invoke
+from tests.lab.driving import PROJECT, down, footprint, invoke, lab_name, left_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.matrix]
-LAB = "m-services"
+LAB = lab_name("m-services")
 ROWS = (
     *("object got", "volume attached elsewhere", "Heat stack deleted", "metric cpu", "alarm", "Magnum"),
     *("Horizon's instances", "floating IP"),
@@ -26,9 +26,9 @@ def lab(tmp_path: Path) -> Iterator[Path]:
     text = (PROJECT / "topologies" / "two-node.yaml").read_text(encoding="utf-8")
     file = tmp_path / "services.yaml"
     file.write_text(re.sub(r"(?m)^services:.*$", "services: full", text), encoding="utf-8")
-    invoke("down", "--lab", LAB)
+    down(LAB)
     yield file
-    invoke("down", "--lab", LAB)
+    down(LAB)
 
 
 def test_full(lab: Path, tmp_path: Path) -> None:
@@ -50,8 +50,7 @@ def test_full(lab: Path, tmp_path: Path) -> None:
     assert again.code == 0
     assert all(row in again.output for row in ROWS), again.output
     assert invoke("down", "--lab", LAB).code == 0
-    after = footprint()
-    assert after["mounts"] - before["mounts"] == set()
+    assert left_of(LAB, before)["mounts"] == set()
 
 
 def _demo() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.driving import footprint, invoke, lab_name
+from tests.lab.driving import down, footprint, invoke, lab_name, left_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 LAB = lab_name("m-storage")
@@ -19,9 +19,9 @@ SWIFT = ("swift-account", "swift-container", "swift-object", "swift-object-repli
 
 @pytest.fixture
 def lab() -> Iterator[str]:
-    invoke("down", "--lab", LAB)
+    down(LAB)
     yield LAB
-    invoke("down", "--lab", LAB)
+    down(LAB)
 
 
 def volume_hosts() -> set[str]:
@@ -71,4 +71,4 @@ def test_storage(lab: str) -> None:
     assert again.code == 0
     assert all(row in again.output for row in ROWS), again.output
     assert invoke("down", "--lab", lab).code == 0
-    assert footprint()["mounts"] - before["mounts"] == set()
+    assert left_of(lab, before)["mounts"] == set()

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.driving import PROJECT, Ran, invoke, invoke_and_kill
+from tests.lab.driving import PROJECT, Ran, down, invoke, invoke_and_kill, lab_name
 
 pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[str]:
-    name = f"t-{request.node.name.removeprefix('test_').replace('_', '-')[:18].strip('-')}"
-    invoke("down", "--lab", name)
+    name = lab_name(f"t-{request.node.name.removeprefix('test_').replace('_', '-')[:18].strip('-')}")
+    down(name)
     yield name
-    invoke("down", "--lab", name)
+    down(name)
 
 
 def client(lab: str, *words: str) -> Ran:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import stages
-from tests.lab.driving import PROJECT, footprint, invoke, invoke_and_kill
+from stacklab import lab, namespace, providers, stages
+from tests.lab.driving import PROJECT, down, footprint, invoke, invoke_and_kill, lab_name, left_of
 
 pytestmark = pytest.mark.lab
 
-LAB = "ci-two-node"
+LAB = lab_name("ci-two-node")
 HERE = ("--lab", LAB)
+COPY = f"{LAB}-copy"
 UP = ("up", "--topology", "two-node", *HERE)
 DIRECTORY = PROJECT / ".stacklab" / "labs" / LAB
 
@@ -36,9 +37,9 @@ KILLS = (
 
 @pytest.fixture(scope="module", autouse=True)
 def before() -> Iterator[dict[str, set[str]]]:
-    invoke("down", *HERE)
+    down(LAB, COPY)
     yield footprint()
-    invoke("down", *HERE)
+    down(LAB, COPY)
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +76,38 @@ def test_up_again_does_nothing() -> None:
     assert ran.code == 0
     assert "is up and healthy" in ran.output
     assert "stage " not in ran.output
+
+
+def test_after_a_reboot_up_starts_the_nodes() -> None:
+    """A reboot asks no node, and leaves the lab's files alone: no node runs, and there is no namespace."""
+    plan = lab.open_plan(LAB)
+    provider = providers.provider(plan, lab.golden_of(plan))
+    provider.kill()
+    namespace.delete(plan)
+    assert not any(provider.running().values())
+    ran = invoke(*UP)
+    assert ran.code == 0, ran.output
+    assert "starting the nodes" in ran.output
+    assert "is up and healthy" in ran.output
+    assert "stage " not in ran.output
+    assert "restoring" not in ran.output
+    assert all(provider.running().values())
+
+
+def test_plain_vagrant_works_in_the_checkout() -> None:
+    plain = {name: value for name, value in os.environ.items() if name != "STACKLAB_INSIDE"}
+    ran = subprocess.run(
+        ["vagrant", "status"],
+        cwd=PROJECT,
+        env={**plain, "STACKLAB_LAB": LAB},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for node in ("controller", "compute1"):
+        assert re.search(rf"^{node} +running \(lxc\)", ran.stdout, re.MULTILINE), ran.stdout
 
 
 def test_status_tells_the_state() -> None:
@@ -149,7 +182,7 @@ def _evidence() -> str:
 
 def test_the_lab_is_handed_over(tmp_path: Path) -> None:
     """As one file, taken in under another name beside the first: another lab in the same state."""
-    file, copy = str(tmp_path / "prepared.lab"), ("--lab", f"{LAB}-copy")
+    file, copy = str(tmp_path / "prepared.lab"), ("--lab", COPY)
     assert invoke("snapshots.export", file, *HERE).code == 0
     ran = invoke("snapshots.import", file, *copy)
     assert ran.code == 0, ran.output
@@ -189,8 +222,8 @@ def test_secrets_stay_secret() -> None:
 
 def test_down_leaves_nothing(before: dict[str, set[str]]) -> None:
     assert invoke("down", *HERE).code == 0
-    after = footprint()
-    assert {kind: after[kind] - before[kind] for kind in after} == {kind: set() for kind in after}
+    left = left_of(LAB, before)
+    assert not any(left.values()), left
     again = invoke("down", *HERE)
     assert again.code == 0
     assert "nothing to remove" in again.output

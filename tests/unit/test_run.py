@@ -18,6 +18,8 @@ from stacklab.errors import CommandFailed
 from stacklab.run import Result, run
 
 SECRET = "Tr0ub4dor-and-3"
+# A busy machine may take long to start a shell; the bounds are on the time past it.
+DEADLINE = 3.0
 
 
 @pytest.fixture
@@ -127,9 +129,9 @@ def test_past_the_deadline_the_children_end_too() -> None:
     seen: list[str] = []
     started = time.monotonic()
     with pytest.raises(CommandFailed) as caught:
-        run(["sh", "-c", "sleep 20 & echo $!; wait"], timeout=0.4, each_line=seen.append, check=False)
-    assert time.monotonic() - started < 5
-    assert "did not end within 0 s" in caught.value.message
+        run(["sh", "-c", "sleep 20 & echo $!; wait"], timeout=DEADLINE, each_line=seen.append, check=False)
+    assert time.monotonic() - started < DEADLINE + 4.6
+    assert f"did not end within {DEADLINE:.0f} s" in caught.value.message
     assert gone(int(seen[0]))
 
 
@@ -139,8 +141,8 @@ def test_what_ignores_the_first_signal_is_killed(monkeypatch: pytest.MonkeyPatch
     stubborn = "trap '' TERM; sh -c 'echo $$; exec sleep 20' & echo $$; wait"
     started = time.monotonic()
     with pytest.raises(CommandFailed, match="did not end within"):
-        run(["sh", "-c", stubborn], timeout=0.4, each_line=seen.append)
-    assert time.monotonic() - started < 10
+        run(["sh", "-c", stubborn], timeout=DEADLINE, each_line=seen.append)
+    assert time.monotonic() - started < DEADLINE + 9.6
     assert len(seen) == 2
     assert all(gone(int(pid)) for pid in seen)
 
