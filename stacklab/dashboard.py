@@ -99,8 +99,10 @@ def forwarded(plan: Plan, port: int = 0) -> Iterator[str]:
     """Forward for as long as the block runs; gives the dashboard's address on this side.
 
     `port` on 127.0.0.1 is the dashboard's, 0 takes a free one; the consoles take another free
-    one. Raises LabError where the port is taken.
+    one. Raises LabError where the port is taken, and where the lab has no dashboard.
     """
+    if "horizon" not in plan.topology.services:
+        raise LabError(f"the lab {plan.lab} has no dashboard", hint="give it horizon: `invoke up`")
     controller = plan.topology.controller.management
     try:
         # Made out here, so that they listen here; what they open later, they open in the namespace.

@@ -38,6 +38,7 @@ def gather(plan: Plan) -> dict[str, Any]:
     if deployed:
         health = settle.quick(plan) or "all services and agents are up"
     controller = plan.topology.controller.management
+    has_horizon = "horizon" in plan.topology.services
     return {
         "lab": plan.lab,
         "provider": plan.provider,
@@ -53,7 +54,7 @@ def gather(plan: Plan) -> dict[str, Any]:
         **(_cloud(plan) if deployed else {"services": [], "instances": [], "images": [], "addresses": []}),
         "urls": {
             "identity": f"http://{controller}:5000/v3",
-            "dashboard": f"http://{controller}{plan.dashboard}",
+            **({"dashboard": f"http://{controller}{plan.dashboard}"} if has_horizon else {}),
         },
         "snapshots": [snapshot.name for snapshot in snapshots.listed(plan)],
         "directory": str(plan.directory),
@@ -149,9 +150,8 @@ def _print(plan: Plan, found: dict[str, Any]) -> None:
     if free:
         ui.out(f"floating IPs without an instance: {free}")
     ui.out(f"snapshots: {', '.join(found['snapshots']) or 'none'}")
-    ui.out(
-        f"dashboard: {found['urls']['dashboard']} inside {plan.namespace}; `invoke dashboard` brings it here"
-    )
+    if url := found["urls"].get("dashboard"):
+        ui.out(f"dashboard: {url} inside {plan.namespace}; `invoke dashboard` brings it here")
     ui.out(f"credentials: {plan.directory}/openrc-admin, openrc-demo, clouds.yaml")
 
 

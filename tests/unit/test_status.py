@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stacklab import cloud, files, inventory, lab, namespace, settle, status, storage
+from stacklab import cloud, dashboard, files, inventory, lab, namespace, settle, status, storage
+from stacklab.errors import LabError
 from stacklab.plan import Plan
 
 
@@ -65,6 +67,14 @@ def test_all_on_one_screen(running: Plan, capsys: pytest.CaptureFixture[str]) ->
         "http://10.0.0.11/horizon",
     ):
         assert text in shown
+
+
+def test_no_dashboard_without_horizon(running: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = dataclasses.replace(running, topology=dataclasses.replace(running.topology, services=("nova",)))
+    status.show(plan)
+    assert "dashboard:" not in capsys.readouterr().out
+    with pytest.raises(LabError, match="two-node has no dashboard"), dashboard.forwarded(plan):
+        pass
 
 
 def test_for_machines(running: Plan, capsys: pytest.CaptureFixture[str]) -> None:
