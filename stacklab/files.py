@@ -87,11 +87,14 @@ def lock(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     The kernel drops it with the process, so a kill leaves no stale lock. Waits up to
     `wait` seconds, saying who holds it; then raises Busy.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait
     told = False
     while True:
-        handle = path.open("a+", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:
+            continue  # who held it may have removed the directory, too
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Who held it may have removed the file: then this lock is on nothing.

@@ -158,6 +158,25 @@ def test_waiting_for_a_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == f"waiting for process {os.getpid()} to finish with the image\n"
 
 
+def test_a_lock_whose_directory_its_holder_removed(tmp_path: Path) -> None:
+    """As `down` of the last lab does, while another command waits."""
+    path, held = tmp_path / "labs" / "x.lock", threading.Event()
+
+    def hold() -> None:
+        with files.lock(path, "the lab"):
+            held.set()
+            time.sleep(0.7)
+            path.unlink()
+            path.parent.rmdir()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(5)
+    with files.lock(path, "the lab", wait=10):
+        assert path.exists()
+    holder.join()
+
+
 def test_a_lock_file_that_its_holder_removed_is_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
