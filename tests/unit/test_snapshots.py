@@ -450,7 +450,7 @@ def test_kill_ends_those_too_that_the_plan_does_not_have(
 ) -> None:
     provider = Lxc(two_node, Golden("g", "1", tmp_path))
     provider._etc.mkdir(parents=True)
-    monkeypatch.setattr(namespace, "path", lambda plan: tmp_path)
+    monkeypatch.setattr(namespace, "is_there", lambda plan: True)
     fake = tmp_path / "enter"
     fake.write_text(
         f"#!/bin/sh\n[ $1 = lxc-ls ] || echo $* >>{tmp_path}/asked\n"
