@@ -181,6 +181,12 @@ def golden_json(image: Golden) -> dict[str, str]:
     return {"name": image.name, "key": image.key, "directory": str(image.directory)}
 
 
+def own_image(lab: Plan) -> Golden | None:
+    """The golden image that a lab was made from; None for one that never was."""
+    kept = files.read_json(lab.directory / "golden.json")
+    return Golden(kept["name"], kept["key"], Path(kept["directory"])) if kept else None
+
+
 def _extract(path: Path, target: Path, top: str) -> None:
     argv = [*_TAR, "--zstd", "--extract", "--preserve-permissions", "-f", path, "-C", target]
     run(

@@ -15,7 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stacklab import files, nodes, packstack, providers, remote, reuse, seed, settle, snapshots, stages, ui
+from stacklab import (
+    archive,
+    files,
+    nodes,
+    packstack,
+    providers,
+    remote,
+    reuse,
+    seed,
+    settle,
+    snapshots,
+    stages,
+    ui,
+)
 from stacklab.base import Golden
 from stacklab.model import Node
 from stacklab.plan import Plan, from_json
@@ -51,8 +64,8 @@ def of(
     """
     there = stages.progress(plan)
     saved = files.read_json(plan.directory / "plan.json")
-    image = files.read_json(plan.directory / "golden.json")
-    if not isinstance(provider, Growing) or saved is None or image is None or image["key"] != golden.key:
+    image = archive.own_image(plan)
+    if not isinstance(provider, Growing) or saved is None or image is None or image.key != golden.key:
         return None
     old = from_json(saved["plan"])
     added = _added(old, plan)
@@ -134,8 +147,9 @@ def undo(plan: Plan, restore: Callable[[Plan, Provider, snapshots.Snapshot], Non
         return plan
     old = from_json(saved["plan"])
     # The image that the nodes lie on, which need not be the one that a new lab would get.
-    image = files.read_json(plan.directory / "golden.json")
-    provider = providers.provider(old, Golden(image["name"], image["key"], Path(image["directory"])))
+    image = archive.own_image(plan)
+    assert image is not None
+    provider = providers.provider(old, image)
     assert isinstance(provider, Growing)
     with ui.step("taking back the growth that did not end"):
         provider.drop()

@@ -133,15 +133,10 @@ def locked(plan: Plan, command: str) -> Iterator[None]:
 
 def provider_of(plan: Plan) -> Provider:
     """The provider of a lab that exists, on the golden image that it was made from."""
-    image = _own_image(plan)
+    image = archive.own_image(plan)
     if image is None:
         raise LabError(f"the lab {plan.lab} was never whole", hint="run `invoke up` or `invoke down`")
     return providers.provider(plan, image)
-
-
-def _own_image(plan: Plan) -> Golden | None:
-    saved = files.read_json(plan.directory / "golden.json")
-    return Golden(saved["name"], saved["key"], Path(saved["directory"])) if saved else None
 
 
 def golden_of(plan: Plan) -> Golden:
@@ -150,7 +145,7 @@ def golden_of(plan: Plan) -> Golden:
     A newer image of the same inputs is for new labs.
     """
     spec = base.of(plan)
-    own = _own_image(plan)
+    own = archive.own_image(plan)
     return own if own is not None and base.is_of(own, spec) else base.wanted(spec)
 
 

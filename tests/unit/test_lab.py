@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -232,7 +233,7 @@ def test_down_leaves_what_another_command_is_making(
 ) -> None:
     stage = archive.staging(two_node.directory)
     stage.mkdir(parents=True)
-    monkeypatch.setattr(time, "monotonic", iter(range(0, 1000, 40)).__next__)
+    monkeypatch.setattr(time, "monotonic", itertools.count(0, 40).__next__)
     with files.lock(lab.lock_of(two_node.lab), "the lab"):
         with pytest.raises(Busy):
             removal.down(two_node.lab)
