@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from stacklab import redact
-from stacklab.errors import CommandFailed
+from stacklab.errors import CommandFailed, LabError
 
 # A killed stacklab must not leave a build running that the next run would start again.
 _WITH_PARENT = ("setpriv", "--pdeathsig", "TERM", "--")
@@ -84,13 +84,23 @@ def _lines(process: subprocess.Popen[bytes], end: float) -> Iterator[str]:
 
 
 @contextmanager
-def _opened(log: Path | None) -> Iterator[IO[str] | None]:
+def _opened(log: Path | None) -> Iterator[Callable[[str], None]]:
+    """What adds a text to the log, secrets redacted."""
     if log is None:
-        yield None
+        yield lambda text: None
         return
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8", errors="replace") as handle:
-        yield handle
+    # Without a buffer: a full disk would refuse what is left in it once more at the end.
+    with log.open("ab", buffering=0) as handle:
+
+        def note(text: str) -> None:
+            try:
+                handle.write(redact.text(text).encode(errors="replace"))
+            except OSError as error:
+                hint = "what was whole is kept; mend that and try again"
+                raise LabError(f"{log}: {error.strerror}", hint=hint) from error
+
+        yield note
 
 
 def run(
@@ -113,14 +123,13 @@ def run(
     every line as it comes. `env` is added to the environment.
 
     Raises CommandFailed, with the last ten lines and the log's path, when `check` is
-    set and the command fails, and always when it runs out of time.
+    set and the command fails, and always when it runs out of time; LabError when the
+    log cannot be written, as on a full disk: the command is ended then.
     """
     words = [str(word) for word in argv]
     lines: list[str] = []
-    with _opened(log) as record:
-        if record is not None:
-            record.write(f"$ {redact.text(shlex.join(words))}\n")
-            record.flush()
+    with _opened(log) as note:
+        note(f"$ {shlex.join(words)}\n")
         if shutil.which(words[0]) is None:
             raise CommandFailed(f"{words[0]}: not found", hint=hint or "`invoke doctor` says what to install")
         with _as_file(stdin) as source:
@@ -137,9 +146,7 @@ def run(
         try:
             for line in _lines(process, end):
                 lines.append(line)
-                if record is not None:
-                    record.write(redact.text(line))
-                    record.flush()
+                note(line)
                 if each_line is not None:
                     each_line(line.rstrip("\n"))
             code = process.poll()

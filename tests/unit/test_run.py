@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from stacklab import files, redact
 from stacklab import run as module
-from stacklab.errors import CommandFailed
+from stacklab.errors import CommandFailed, LabError
 from stacklab.run import Result, run
 
 SECRET = "Tr0ub4dor-and-3"
@@ -64,6 +65,25 @@ def test_the_log_has_every_command_and_line(tmp_path: Path) -> None:
     run(["sh", "-c", "seq 1 12; exit 1"], log=log, check=False)
     seq = "".join(f"{number}\n" for number in range(1, 13))
     assert log.read_text() == f"$ echo 'a b'\na b\n$ sh -c 'seq 1 12; exit 1'\n{seq}"
+
+
+def test_a_log_that_cannot_be_written_ends_the_command(tmp_path: Path) -> None:
+    full = tmp_path / "full.log"
+    full.symlink_to("/dev/full")
+    with pytest.raises(LabError, match=r"full\.log: No space left on device"):
+        run(["touch", tmp_path / "ran"], log=full)
+    assert not (tmp_path / "ran").exists()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(LabError, match=r"run\.log: File too large"):
+            run(
+                ["sh", "-c", 'echo $$ >"$0"; seq 1 2000; sleep 60', tmp_path / "pid"],
+                log=tmp_path / "run.log",
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert gone(int((tmp_path / "pid").read_text()))
 
 
 def test_secrets_are_in_neither_log_nor_message(secret: str, tmp_path: Path) -> None:
