@@ -134,7 +134,8 @@ class Bench:
         (work / "clouds.yaml").write_text(json.dumps({"clouds": {"bench": running.ports.cloud()}}))
         (work / "bench.py").write_text(OURS)
         self.environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("OS_")},
+            # All clients run from bytecode, as a user's do; only pip writes it where Python may not.
+            **{key: value for key, value in os.environ.items() if not key.startswith(("OS_", "PYTHONDONT"))},
             "OS_CLIENT_CONFIG_FILE": str(work / "clouds.yaml"),
             "PYTHONPATH": str(ROOT),
         }

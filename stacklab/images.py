@@ -5,25 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stacklab import (
-    catalogue,
-    checker,
-    cloud,
-    clouds,
-    glance,
-    glance_keep,
-    guestbuild,
-    namespace,
-    nodepool,
-    ui,
-    upload,
-    variants,
-)
+from stacklab import catalogue, checker, clouds, glance, glance_keep, guestbuild, ui, upload, variants
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.guests import GuestImage
-from stacklab.plan import Plan
+
+if TYPE_CHECKING:
+    from stacklab.plan import Plan
 
 # What `images.build` and `images.upload` take without names: the others want an EL mirror or a download.
 DEFAULT = ("probe",)
@@ -68,6 +57,8 @@ def target(plan: Plan | None, name: str) -> Iterator[Any]:
         return
     if plan is None:
         raise LabError("no lab is here, and no cloud was named", hint="say --cloud NAME, or `invoke up`")
+    from stacklab import cloud, namespace  # another cloud needs nothing of the lab's
+
     with namespace.entered(plan):
         yield cloud.image_adapter(plan)
 
@@ -86,4 +77,6 @@ def titles(names: Sequence[str], own: str = "") -> list[str]:
 
 def export(directory: Path, own: str = "") -> list[Path]:
     """The catalogue as a configuration of Zuul's nodepool-builder; returns the files written."""
+    from stacklab import nodepool
+
     return nodepool.export(catalogue.load(own).values(), directory)

@@ -22,5 +22,6 @@ def test(c: Context, fast: bool = False, matrix: bool = False) -> None:
     tiers = [f"tests/{name}" for name in ("unit", "integration", "lab")]
     argv = [sys.executable, "-m", "pytest", *(["-m", choice] if choice else []), *(words() or tiers)]
     if fast:
-        argv[3:3] = ["-n", "auto"]  # the others have the machine's networks in common
+        # More than there are cores, since they wait for programs. Other tests share the machine's networks.
+        argv[3:3] = ["-n", str(2 * (os.cpu_count() or 1))]
     os.execv(argv[0], argv)
