@@ -29,24 +29,32 @@ def send(target: Any, names: Sequence[str], own: str = "", *, file: str = "", me
 
     An entry with several formats is uploaded in its first one. `file` is an image of the
     user's instead of the catalogue's; it goes up private. `method` is as for `upload.images`. Raises
-    InvalidInput, before anything is built, for an unknown method and for names beside `file`.
+    InvalidInput, before anything is built, for an unknown method, for web-download of what no cloud can
+    fetch, and for names beside `file`.
     """
     if method and method not in glance.METHODS:
         raise InvalidInput([Problem("", "import", checker.unknown("method", method, glance.METHODS))])
     if file and names:
         raise InvalidInput([Problem("", "file", "it goes up instead of the catalogue's images: name none")])
-    if file:
-        jobs = [upload.Job(upload.foreign(Path(file)))]
-    else:
-        jobs = []
-        for entry in catalogue.named(catalogue.load(own), list(names or DEFAULT)):
-            image = guestbuild.build(entry)[0]
-            # The cloud can fetch for itself only what is published in this very form.
-            uri = entry.url if entry.formats[0] == entry.format else ""
-            jobs.append(upload.Job(image, visibility=entry.visibility, keep=entry.keep, uri=uri))
+    entries = [] if file else catalogue.named(catalogue.load(own), list(names or DEFAULT))
+    if method == "web-download":
+        here = [file] if file else [entry.name for entry in entries if not _published(entry)]
+        what = "is made here, where no cloud can fetch it; use glance-direct"
+        if here:
+            raise InvalidInput([Problem("", "import", f"web-download: {name} {what}") for name in here])
+    jobs = [upload.Job(upload.foreign(Path(file)))] if file else []
+    for entry in entries:
+        image = guestbuild.build(entry)[0]
+        uri = _published(entry)
+        jobs.append(upload.Job(image, visibility=entry.visibility, keep=entry.keep, uri=uri))
     done = upload.images(target, jobs, method=method)
     for name, result in done.items():
         ui.say(f"image {name}: {result.status}")
+
+
+def _published(entry: catalogue.Entry) -> str:
+    """Where a cloud can have the image from that goes up: published in this very form; "" for nowhere."""
+    return entry.url if entry.formats[0] == entry.format else ""
 
 
 @contextmanager

@@ -233,6 +233,11 @@ def test_what_is_asked_for_wrongly_builds_nothing(monkeypatch: pytest.MonkeyPatc
         images.send(adapter, ["probe"], file="a.qcow2")
     with pytest.raises(InvalidInput, match="unknown image 'probee'"):
         images.send(adapter, ["probee"])
+    with pytest.raises(InvalidInput, match="web-download: debian-12 is made here") as caught:
+        images.send(adapter, ["probe", "debian-12", "debian-12-cloud"], method="web-download")
+    assert [problem.path for problem in caught.value.problems] == ["import"] * 2
+    with pytest.raises(InvalidInput, match=r"import: web-download: a\.qcow2 is made here"):
+        images.send(adapter, [], file="a.qcow2", method="web-download")
     assert adapter.asked == []
 
 
