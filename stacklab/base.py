@@ -333,7 +333,9 @@ def hosts_of_build(spec: Spec) -> tuple[str, ...]:
 
 def _hosts(urls: Sequence[str]) -> set[str]:
     """The hosts of URLs, with their ports where those are given."""
-    return {host for url in urls if (host := urlsplit(url).netloc.rpartition("@")[2])}
+    # Programs take a proxy without a scheme too.
+    named = (url if "//" in url else f"//{url}" for url in urls)
+    return {host for url in named if (host := urlsplit(url).netloc.rpartition("@")[2])}
 
 
 def take_disk(raw: Path, work: Path, provider: str, log: Path, hosts: Sequence[str] = ()) -> dict[str, Any]:

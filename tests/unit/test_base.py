@@ -66,6 +66,8 @@ def test_hosts_that_an_image_names_rightly(monkeypatch: pytest.MonkeyPatch) -> N
     assert base.hosts_of_build(own) == ()
     monkeypatch.setenv("http_proxy", "http://own.example:3128")
     assert base.hosts_of_build(own) == ("own.example:3128",)
+    monkeypatch.setenv("http_proxy", "user:word@proxy.example:3128")
+    assert base.hosts_of_build(own) == ("proxy.example:3128",)
     monkeypatch.delenv("http_proxy")
     rocky, centos = (distributions.distribution(name) for name in ("rocky-9", "centos-7"))
     repository = next(iter(releases.release(rocky.release).repositories.values()))
