@@ -13,14 +13,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
-from stacklab import base, files, plan, providers, ui
+from stacklab import base, dib, files, plan, providers, ui
 from stacklab.base import Golden
-from stacklab.errors import CommandFailed, InvalidInput, LabError, Problem
+from stacklab.errors import Busy, CommandFailed, InvalidInput, LabError, Problem
 from stacklab.plan import Plan
 from stacklab.run import run
 from stacklab.snapshots import Snapshot
@@ -166,6 +166,8 @@ def unpack(path: Path, manifest: Manifest, lab: Plan) -> Golden:
         image.directory.with_name(f"{image.name}.lock"), f"the image {image.name}", wait=_SECONDS
     ):
         if not base.is_built(image):
+            dib.remove_tree(image.directory)  # what a deletion that was killed left
+            _remove_killed(image.directory.parent)
             with ui.step(f"unpacking the golden image {image.name}"), _staged(image.directory) as stage:
                 _extract(path, stage, manifest.golden)
     with ui.step(f"unpacking the lab {lab.lab}"), _staged(lab.directory) as stage:
@@ -174,6 +176,14 @@ def unpack(path: Path, manifest: Manifest, lab: Plan) -> Golden:
         files.write_json(stage / "plan.json", {"plan": lab.as_json()}, mode=0o600)
         files.write_json(stage / "golden.json", golden_json(image))
     return image
+
+
+def _remove_killed(images: Path) -> None:
+    """Remove what killed imports of golden images left: each is gigabytes, and may never be tried again."""
+    for left in images.glob(staging(images / "*").name):
+        name = left.name.removeprefix(".").removesuffix(".importing")
+        with suppress(Busy), files.lock(images / f"{name}.lock", f"the image {name}"):
+            shutil.rmtree(left)
 
 
 def golden_json(image: Golden) -> dict[str, str]:

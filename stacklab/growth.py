@@ -30,6 +30,7 @@ from stacklab import (
     ui,
 )
 from stacklab.base import Golden
+from stacklab.errors import LabError
 from stacklab.model import Node
 from stacklab.plan import Plan, from_json
 from stacklab.providers import Growing, Provider
@@ -60,7 +61,7 @@ def of(
     """The growth that turns the lab that is there into the plan's; None where that is no growth.
 
     `stages_of` gives the stages of a plan, of which the running nodes must have reached one
-    with OpenStack in it.
+    with OpenStack in it. A growth that did not end counts as taken back already.
     """
     there = stages.progress(plan)
     saved = files.read_json(plan.directory / "plan.json")
@@ -68,6 +69,10 @@ def of(
     if not isinstance(provider, Growing) or saved is None or image is None or image.key != golden.key:
         return None
     old = from_json(saved["plan"])
+    if (before := unfinished(plan)) and (
+        found := [one for one in snapshots.listed(plan) if one.name == SNAPSHOT]
+    ):
+        old, there = before, Progress(found[0].stage, found[0].key)
     added = _added(old, plan)
     if not added or there.working:
         return None
@@ -136,16 +141,28 @@ def _introduce(growth: Growth) -> None:
         remote.script(plan, node, "let-in", *(new.management for new in growth.added))
 
 
+def unfinished(plan: Plan) -> Plan | None:
+    """The plan of before a growth that did not end; None where there was none such."""
+    saved = files.read_json(_file(plan))
+    return from_json(saved["plan"]) if saved is not None else None
+
+
+def refuse_unfinished(plan: Plan) -> None:
+    """Raise LabError in the middle of a growth, which the next `up` or `reset` takes back."""
+    if unfinished(plan):
+        hint = "`invoke up` or `invoke reset` takes it back from its snapshot"
+        raise LabError(f"nodes were being added to the lab {plan.lab}, and that did not end", hint=hint)
+
+
 def undo(plan: Plan, restore: Callable[[Plan, Provider, snapshots.Snapshot], None]) -> Plan:
     """Take back a growth that did not end; the plan that the lab then has, else `plan`."""
-    saved = files.read_json(_file(plan))
-    if saved is None:
+    old = unfinished(plan)
+    if old is None:
         return plan
     found = {snapshot.name: snapshot for snapshot in snapshots.listed(plan)}
     if SNAPSHOT not in found:  # all was done but for the last steps
         _file(plan).unlink()
         return plan
-    old = from_json(saved["plan"])
     # The image that the nodes lie on, which need not be the one that a new lab would get.
     image = archive.own_image(plan)
     assert image is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from stacklab import archive, files, lab, namespace, snapshots, stages, ui
+from stacklab import archive, files, growth, lab, namespace, snapshots, stages, ui
 from stacklab.errors import InvalidInput, Problem
 from stacklab.plan import Plan
 from stacklab.snapshots import Snapshot
@@ -18,14 +18,15 @@ def export(plan: Plan, target: Path, names: list[str], *, whole: bool, image: bo
     """
     if target.is_dir():
         raise InvalidInput([Problem(str(target), "", f"is a directory: name a file, such as {plan.lab}.lab")])
-    with lab.locked(plan, f"snapshots.export {target.name}"):
-        provider = lab.provider_of(plan)
+    with lab.locked(plan, f"snapshots.export {target.name}") as there:
+        growth.refuse_unfinished(there)
+        provider = lab.provider_of(there)
         if whole:
-            chosen = list(snapshots.listed(plan))
+            chosen = list(snapshots.listed(there))
         else:
-            chosen = [snapshots.get(plan, name) for name in names or [_deepest(plan).name]]
+            chosen = [snapshots.get(there, name) for name in names or [_deepest(there).name]]
         with ui.step(f"writing {', '.join(one.name for one in chosen)} to {target}"):
-            archive.export(plan, provider.golden, chosen, target, with_image=image)
+            archive.export(there, provider.golden, chosen, target, with_image=image)
         ui.say(f"{target}: {target.stat().st_size >> 20} MiB; it holds the lab's secrets (mode 0600)")
 
 
@@ -42,10 +43,9 @@ def take_in(path: Path, name: str) -> None:
     with files.lock(lab.lock_of(plan.lab), f"the lab {plan.lab}", wait=5.0):
         archive.check(path, manifest, plan)
         archive.unpack(path, manifest, plan)
-    plan = lab.open_plan(plan.lab)
-    with lab.locked(plan, f"snapshots.import {path.name}"):
-        lab.restore(plan, lab.provider_of(plan), _deepest(plan))
-        ui.say(f"the lab {plan.lab} is up ({ui.duration(time.monotonic() - start)})", style="bold green")
+    with lab.locked(plan, f"snapshots.import {path.name}") as made:
+        lab.restore(made, lab.provider_of(made), _deepest(made))
+        ui.say(f"the lab {made.lab} is up ({ui.duration(time.monotonic() - start)})", style="bold green")
 
 
 def _deepest(plan: Plan) -> Snapshot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stacklab import signals, snapshots, stages
+from stacklab import reuse, signals, snapshots, stages
 from stacklab.errors import Interrupted
 from stacklab.plan import Plan
 
@@ -22,15 +22,19 @@ def explained(plan: Plan) -> Iterator[None]:
 
 def _words(plan: Plan) -> tuple[str, str]:
     there = stages.progress(plan)
-    names = [snapshot.name for snapshot in snapshots.listed(plan)]
+    found = snapshots.listed(plan)
+    names = [snapshot.name for snapshot in found]
     what = f"in the middle of {_title(there.working)}" if there.working else "between two stages"
     if not there.stage and not there.working:
         what = "before the first stage"
     kept = f"kept: the snapshots {', '.join(names)}" if names else "kept: no snapshot yet"
     up = f"`invoke up --topology {plan.topology.file} --lab {plan.lab}`"
-    if names:
-        deepest = max((s.stage for s in snapshots.listed(plan)), key=stages.NAMES.index)
-        next_one = f"{up} goes on after the stage {deepest}"
+    # Snapshots of what the lab was before, with other services or networks, are not what the next `up` takes.
+    below = [snapshot.stage for snapshot in found if snapshot.key in reuse.keys_below(plan, there.key)]
+    if below:
+        next_one = f"{up} goes on after the stage {max(below, key=stages.NAMES.index)}"
+    elif names:
+        next_one = f"{up} goes on from the deepest of them that fits"
     else:
         next_one = f"{up} starts with the nodes"
     return f"interrupted {what}; {kept}", f"{next_one}; `invoke down --lab {plan.lab}` removes the lab"

@@ -40,6 +40,7 @@ from stacklab.base import Golden
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.plan import Plan, from_json, resolve
 from stacklab.providers import Provider
+from stacklab.providers.machines import Machines
 from stacklab.stages import Progress, Stage
 
 TOPOLOGIES = Path(os.path.relpath(files.PROJECT / "topologies"))
@@ -118,17 +119,22 @@ def is_busy(name: str) -> bool:
 
 
 @contextmanager
-def locked(plan: Plan, command: str) -> Iterator[None]:
+def locked(plan: Plan, command: str, *, anew: bool = False) -> Iterator[Plan]:
     """Hold the lab: one command at a time works on it. What it does goes into the timeline.
 
+    Gives the lab's plan: by then whoever held it may have changed it, or removed it (LabError). Where the
+    lab is to become `plan`, as `anew` says, that is it. LabError, too, where another checkout has its name.
     Ctrl-C, and SIGTERM and SIGHUP like it, become Interrupted, which says what is kept.
     """
-    with (
-        files.lock(lock_of(plan.lab), f"the lab {plan.lab}", wait=5.0),
-        interrupts.explained(plan),
-        timeline.recorded(plan, command),
-    ):
-        yield
+    lock = lock_of(plan.lab)
+    with files.lock(lock, f"the lab {plan.lab}", wait=5.0):
+        if not anew:
+            if plan.lab not in existing():
+                lock.unlink()
+            plan = open_plan(plan.lab)
+        namespace.refuse_foreign(plan)
+        with interrupts.explained(plan), timeline.recorded(plan, command):
+            yield plan
 
 
 def provider_of(plan: Plan) -> Provider:
@@ -156,6 +162,16 @@ def refuse_other_provider(plan: Plan) -> None:
         message = f"{plan.provider!r}: the lab {plan.lab} is there, on {there}: `invoke down` first, or name "
         message += "another one by --lab"
         raise InvalidInput([Problem(plan.topology.file, "provider", message)])
+
+
+def _refuse_foreign(plan: Plan) -> None:
+    """Raise LabError where another checkout has a lab of that name: `up` would make its own in its place."""
+    namespace.refuse_foreign(plan)
+    provider = providers.provider(plan, Golden("", "", Path()))
+    if isinstance(provider, Machines) and plan.lab not in existing() and (found := provider.states()):
+        hint = "take another name (--lab), or `invoke down` there"
+        names = ", ".join(f"{plan.namespace}-{name}" for name in found)
+        raise LabError(f"{names}: machines of a lab {plan.lab} of another checkout", hint=hint)
 
 
 def _note_plan(plan: Plan) -> None:
@@ -206,9 +222,9 @@ def stages_of(plan: Plan, golden: Golden, on_verified: Callable[[list[verify.Row
 
 def up(plan: Plan, on_verified: Callable[[list[verify.Row]], None]) -> None:
     """Bring the lab up, from the deepest state that fits the plan."""
-    namespace.refuse_foreign(plan)
+    _refuse_foreign(plan)
     refuse_other_provider(plan)
-    with locked(plan, "up"):
+    with locked(plan, "up", anew=True):
         start = time.monotonic()
         for reason in plan.reasons:
             ui.say(reason)
@@ -343,10 +359,10 @@ def _boot(plan: Plan, provider: Provider, stage: str) -> None:
 # -- the other commands --------------------------------------------------------------------
 
 
-def reset(plan: Plan, to: str = "") -> None:
+def reset(lab: Plan, to: str = "") -> None:
     """Bring the state after a stage, or of a named snapshot, back. The default is the deepest stage's."""
-    with locked(plan, f"reset --to {to}" if to else "reset"):
-        plan = growth.undo(plan, restore)
+    with locked(lab, f"reset --to {to}" if to else "reset") as there:
+        plan = growth.undo(there, restore)
         provider = provider_of(plan)
         names = [snapshot.name for snapshot in snapshots.listed(plan)]
         if not to:
@@ -359,10 +375,10 @@ def reset(plan: Plan, to: str = "") -> None:
         )
 
 
-def save(plan: Plan, name: str) -> None:
+def save(lab: Plan, name: str) -> None:
     """Save a named snapshot of the running lab."""
-    snapshots.check_name(name, stages.NAMES)
-    with locked(plan, f"snapshots.save {name}"):
+    snapshots.check_name(name, (*stages.NAMES, growth.SNAPSHOT))
+    with locked(lab, f"snapshots.save {name}") as plan:
         there = stages.progress(plan)
         if there.working or not there.stage:
             raise LabError(
@@ -372,7 +388,9 @@ def save(plan: Plan, name: str) -> None:
             snapshots.save(plan, provider_of(plan), name, there.stage, there.key)
 
 
-def forget(plan: Plan, name: str) -> None:
+def forget(lab: Plan, name: str) -> None:
     """Delete a snapshot."""
-    with locked(plan, f"snapshots.delete {name}"):
+    with locked(lab, f"snapshots.delete {name}") as plan:
+        if name == growth.SNAPSHOT:
+            growth.refuse_unfinished(plan)
         snapshots.delete(plan, provider_of(plan), name)

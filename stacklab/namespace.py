@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
+from stacklab import files
 from stacklab.errors import LabError
 from stacklab.plan import Plan
 from stacklab.run import run
 
 BRIDGES = ("br-mgmt", "br-provider", "br-tunnel")
+_OWNERS = Path("/run/stacklab")
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -28,9 +30,26 @@ def path(plan: Plan) -> Path:
     return Path("/run/netns") / plan.namespace
 
 
+def _owner(plan: Plan) -> Path:
+    """The file that names the directory of the lab that made the namespace."""
+    return _OWNERS / f"{plan.namespace}.owner"
+
+
+def is_foreign(plan: Plan) -> bool:
+    """Whether another checkout's lab of that name, or a ruin of one, has the namespace."""
+    if not path(plan).exists():
+        return False
+    try:
+        owner = Path(_owner(plan).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        owner = plan.directory
+    # The directory of a checkout that was moved is not there any more.
+    return not plan.directory.exists() or (owner != plan.directory and owner.exists())
+
+
 def refuse_foreign(plan: Plan) -> None:
-    """Raise LabError where another checkout's lab of that name, or a ruin of one, has the namespace."""
-    if not plan.directory.exists() and path(plan).exists():
+    """Raise LabError where the namespace is another checkout's."""
+    if is_foreign(plan):
         hint = f"take another name (--lab), or remove it: `ip netns delete {plan.namespace}`"
         raise LabError(f"{path(plan)} belongs to a lab {plan.lab} of another checkout", hint=hint)
 
@@ -75,6 +94,7 @@ def create(plan: Plan, log: Path) -> None:
     if is_whole(plan):
         return
     delete(plan, log)
+    files.write(_owner(plan), str(plan.directory))
     for command in commands(plan):
         run(command, log=log, timeout=30)
 
@@ -101,6 +121,7 @@ def delete(plan: Plan, log: Path | None = None) -> None:
     """Remove the namespace and with it every interface inside; fine when there is none."""
     if path(plan).exists():
         run(["ip", "netns", "delete", plan.namespace], log=log, timeout=30)
+    _owner(plan).unlink(missing_ok=True)
 
 
 def enter(plan: Plan) -> list[str]:

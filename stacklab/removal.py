@@ -6,7 +6,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from stacklab import archive, files, lab, providers, ui
+from stacklab import archive, files, lab, namespace, providers, ui
 from stacklab.base import Golden
 from stacklab.plan import from_json
 from stacklab.run import run
@@ -32,9 +32,15 @@ def down(name: str) -> None:
 
 def _remove(directory: Path) -> None:
     saved = files.read_json(directory / "plan.json")
+    # On a full disk nothing could be added to them.
+    shutil.rmtree(directory / "logs", ignore_errors=True)
     if saved is not None:
-        # Removing needs no image: a lab killed before its nodes were made goes too.
-        providers.provider(from_json(saved["plan"]), Golden("", "", Path())).destroy()
+        plan = from_json(saved["plan"])
+        if namespace.is_foreign(plan):
+            ui.say(f"{namespace.path(plan)} is another checkout's by now, and stays")
+        else:
+            # Removing needs no image: a lab killed before its nodes were made goes too.
+            providers.provider(plan, Golden("", "", Path())).destroy()
     run(["rm", "-rf", "--one-file-system", directory], timeout=600)
 
 

@@ -84,8 +84,8 @@ def _lines(process: subprocess.Popen[bytes], end: float) -> Iterator[str]:
 
 
 @contextmanager
-def _opened(log: Path | None) -> Iterator[Callable[[str], None]]:
-    """What adds a text to the log, secrets redacted."""
+def _opened(log: Path | None, needed: bool) -> Iterator[Callable[[str], None]]:
+    """What adds a text to the log, secrets redacted. LabError when it is `needed` and cannot be written."""
     if log is None:
         yield lambda text: None
         return
@@ -97,6 +97,8 @@ def _opened(log: Path | None) -> Iterator[Callable[[str], None]]:
             try:
                 handle.write(redact.text(text).encode(errors="replace"))
             except OSError as error:
+                if not needed:
+                    return
                 hint = "what was whole is kept; mend that and try again"
                 raise LabError(f"{log}: {error.strerror}", hint=hint) from error
 
@@ -123,12 +125,12 @@ def run(
     every line as it comes. `env` is added to the environment.
 
     Raises CommandFailed, with the last ten lines and the log's path, when `check` is
-    set and the command fails, and always when it runs out of time; LabError when the
-    log cannot be written, as on a full disk: the command is ended then.
+    set and the command fails, and always when it runs out of time. Where the log cannot
+    be written, as on a full disk, the command is ended by a LabError if `check` is set.
     """
     words = [str(word) for word in argv]
     lines: list[str] = []
-    with _opened(log) as note:
+    with _opened(log, check) as note:
         note(f"$ {shlex.join(words)}\n")
         if shutil.which(words[0]) is None:
             raise CommandFailed(f"{words[0]}: not found", hint=hint or "`invoke doctor` says what to install")

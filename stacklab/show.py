@@ -62,6 +62,8 @@ def plan(value: Plan) -> None:
     if not base.is_built(golden):
         for argv in base.commands(spec, golden.directory):
             ui.out("    " + shlex.join(argv))
+    if growth.unfinished(value):
+        ui.out("take back the growth that did not end")
     found = growth.of(value, golden, provider, lambda old: lab.stages_of(old, golden, table))
     if found is not None:
         ui.out(f"add {found.names} to the lab that runs, then verify it; nothing else is made anew")
@@ -150,8 +152,8 @@ def pruned(value: Plan | None, cloud_name: str, names: list[str], own: str, yes:
 
 def verified(value: Plan) -> None:
     """Verify the lab and print the table."""
-    with lab.locked(value, "verify"):
-        table(verify.verify(value))
+    with lab.locked(value, "verify") as now:
+        table(verify.verify(now))
 
 
 def table(rows: list[verify.Row]) -> None:

@@ -64,7 +64,7 @@ def check_name(name: str, reserved: Sequence[str]) -> None:
         )
     if name in reserved:
         raise InvalidInput(
-            [Problem("", "name", f"{name!r} is the name of a stage's own snapshot: take another")]
+            [Problem("", "name", f"{name!r} is a name of stacklab's own snapshots: take another")]
         )
 
 

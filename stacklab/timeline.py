@@ -12,7 +12,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ class Recorder:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _shorten(path)
+        with suppress(OSError):
+            _shorten(path)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._lock = threading.Lock()  # uploads say lines from threads of their own
         size = os.fstat(self._descriptor).st_size
@@ -46,9 +47,12 @@ class Recorder:
         os.close(self._descriptor)
 
     def event(self, kind: str, **values: Any) -> None:
-        """Add one event with the time of now (seconds since the epoch)."""
+        """Add one event with the time of now (seconds since the epoch).
+
+        On a full disk it is left out: what frees the disk is recorded too.
+        """
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **_redacted(values)})
-        with self._lock:
+        with self._lock, suppress(OSError):
             os.write(self._descriptor, line.encode() + b"\n")
 
     # -- what ui tells -----------------------------------------------------------------

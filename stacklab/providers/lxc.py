@@ -272,20 +272,26 @@ class Lxc:
         if "FROZEN" in states:  # a capture was killed
             self._each("lxc-unfreeze", check=False, timeout=60)
         up = not states.isdisjoint({"RUNNING", "FROZEN"})
-        with self._frozen() if up else _nothing():
-            for node in self.plan.topology.nodes:
-                target = partial / node.name
-                target.mkdir(parents=True)
-                run(
-                    ["cp", "-a", "--reflink=auto", self._layer(state["upper"], node), target / "upper"],
-                    timeout=600,
-                )
-        base = list(state["base"])
-        if len(base) >= LONGEST_CHAIN:
-            partial, base = self._flattened(partial, base)
-        # A power cut later must not leave a snapshot whose files never reached the disk.
-        run(["sync", "--file-system", partial], timeout=300)
-        partial.rename(self.directory / "layers" / name)
+        try:
+            with self._frozen() if up else _nothing():
+                for node in self.plan.topology.nodes:
+                    target = partial / node.name
+                    target.mkdir(parents=True)
+                    run(
+                        ["cp", "-a", "--reflink=auto", self._layer(state["upper"], node), target / "upper"],
+                        timeout=600,
+                    )
+            base = list(state["base"])
+            whole = partial
+            if len(base) >= LONGEST_CHAIN:
+                whole, base = self._flattened(partial, base)
+            # A power cut later must not leave a snapshot whose files never reached the disk.
+            run(["sync", "--file-system", whole], timeout=300)
+            whole.rename(self.directory / "layers" / name)
+        finally:
+            # On a full disk it must not be this that fills it. A kill leaves it to the next `prune`.
+            for path in partial.parent.glob(f"{partial.name}*"):
+                shutil.rmtree(path, ignore_errors=True)
         return {"layers": [name, *base]}
 
     def _flattened(self, top: Path, base: list[str]) -> tuple[Path, list[str]]:
@@ -297,7 +303,7 @@ class Lxc:
                 layers.merge([top / node.name / "upper", *below], whole / node.name / "upper")
         except layers.Entangled:
             return top, base
-        return whole, []  # what is left over goes with the next `prune`
+        return whole, []
 
     def revert(self, payload: dict[str, Any]) -> None:
         """Put all nodes back to what `capture` returned `payload` for; they are stopped after."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stacklab import choice, files, plan, redact, topology
+from stacklab import choice, files, namespace, plan, redact, topology
 from stacklab.plan import Plan
 
 # What the tests' machine has must not matter: no KVM, no libvirt, no VirtualBox, no routes.
@@ -28,8 +28,9 @@ def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def labs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where labs live for the test; nothing is secret yet."""
+    """Where labs live for the test; nothing is secret yet, and no namespace has an owner."""
     place = tmp_path / "labs"
+    monkeypatch.setattr(namespace, "_OWNERS", tmp_path / "owners")
     monkeypatch.setattr(files, "labs_dir", lambda: place)
     monkeypatch.setattr(redact, "_secrets", set())
     return place

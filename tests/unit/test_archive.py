@@ -177,6 +177,18 @@ def test_only_what_the_chosen_snapshots_need(made: Plan, golden: Golden, tmp_pat
     assert [one.name for one in snapshots.listed(both)] == ["nodes", "cloud"]
 
 
+def test_ruins_of_images_are_in_no_ones_way(made: Plan, golden: Golden, tmp_path: Path) -> None:
+    exported(made, golden, tmp_path / "lab.file", with_image=True)
+    (golden.directory / "metadata.json").unlink()  # its deletion was killed
+    left, busy = (archive.staging(golden.directory.with_name(name)) for name in ("left", "busy"))
+    for stage in (left, busy):
+        files.write(stage / "rootfs" / "file", "")
+    with files.lock(golden.directory.with_name("busy.lock"), "another import"):
+        taken_in(tmp_path / "lab.file", "other")
+    assert (golden.rootfs / "etc" / "os-release").read_text() == "ID=debian\n"
+    assert not left.exists() and busy.exists()
+
+
 def test_an_image_that_is_missing_is_asked_for(made: Plan, golden: Golden, tmp_path: Path) -> None:
     exported(made, golden, tmp_path / "without.file")
     exported(made, golden, tmp_path / "with.file", with_image=True)
@@ -301,6 +313,9 @@ def test_the_commands(made: Plan, tmp_path: Path, handed: Handed) -> None:
         handover.take_in(tmp_path / "lab.file", "other")
     with pytest.raises(InvalidInput, match="lower-case letters"):
         handover.take_in(tmp_path / "lab.file", "../x")
+    files.write_json(made.directory / "growth.json", {"plan": made.as_json()})
+    with pytest.raises(LabError, match="nodes were being added"):
+        handover.export(made, tmp_path / "lab.file", [], whole=True, image=False)
 
 
 def test_a_lab_without_snapshots_cannot_be_handed_over(made: Plan, tmp_path: Path, handed: Handed) -> None:

@@ -273,7 +273,11 @@ def test_a_growth_that_fails_is_taken_back(
     plan = lab(make_plan, 2)
     if where != "forget_all":
         assert stages.progress(plan).working == "growth"
-        assert of(plan, machine) is None
+        with pytest.raises(LabError, match="nodes were being added to the lab multi-compute"):
+            growth.refuse_unfinished(plan)
+    again = of(plan, machine)  # what a dry run says comes next
+    assert again is not None and again.names == "compute2"
+    assert of(lab(make_plan, 1), machine) is None
     machine.done.clear()
     old = growth.undo(plan, restored(machine))
     assert [node.name for node in old.topology.nodes] == ["controller", "compute1"]
@@ -282,6 +286,7 @@ def test_a_growth_that_fails_is_taken_back(
     assert [snapshot.name for snapshot in snapshots.listed(plan)] == ["mine"]
     assert not (plan.directory / "growth.json").exists()
     assert growth.undo(plan, restored(machine)) is plan
+    growth.refuse_unfinished(plan)
 
 
 def test_one_that_was_killed_at_its_very_end_is_no_failure(make_plan: Maker, machine: Nodes) -> None:

@@ -21,10 +21,15 @@ from stacklab.stages import NAMES, Progress
 from stacklab.tasks.common import edge
 
 
-def saved(plan: Plan, *names: str) -> None:
+def saved(plan: Plan, *names: str, of: str = "") -> None:
+    """Snapshots, with the records of their stages; `of` is another plan of that lab."""
     for number, name in enumerate(names):
-        one = Snapshot(name, name if name in NAMES else "cloud", "key", number, {})
+        stage = name if name in NAMES else "cloud"
+        one = Snapshot(name, stage, f"{stage}{of}", number, {})
         files.write_json(plan.directory / "snapshots" / f"{name}.json", one.__dict__)
+        before = "" if stage == "nodes" else NAMES[NAMES.index(stage) - 1]
+        record = {"stage": stage, "previous": before and f"{before}{of}", "inputs": {}}
+        files.write_json(plan.directory / "stages" / f"{one.key}.json", record)
 
 
 def interrupted(plan: Plan) -> Interrupted:
@@ -43,14 +48,23 @@ def runs(pid: int) -> bool:
 
 def test_what_is_kept_and_what_goes_on(two_node: Plan) -> None:
     saved(two_node, "nodes", "openstack", "mine")
-    stages.set_progress(two_node, Progress("openstack", "key", working="cloud"))
+    stages.set_progress(two_node, Progress("cloud", "cloud", working="images"))
     error = interrupted(two_node)
     assert error.message == (
-        "interrupted in the middle of the stage cloud; kept: the snapshots nodes, openstack, mine"
+        "interrupted in the middle of the stage images; kept: the snapshots nodes, openstack, mine"
     )
     assert error.hint.startswith(f"`invoke up --topology {two_node.topology.file} --lab two-node` goes on ")
     assert "after the stage cloud; " in error.hint  # the stage of the snapshot "mine"
     assert "`invoke down --lab two-node`" in error.hint
+
+
+def test_snapshots_of_what_the_lab_was_before_are_not_gone_on_from(two_node: Plan) -> None:
+    saved(two_node, "nodes", "openstack")
+    saved(two_node, "cloud", "verified", of=" with Horizon")
+    stages.set_progress(two_node, Progress("openstack", "openstack", working="cloud"))
+    assert "after the stage openstack; " in interrupted(two_node).hint
+    stages.set_progress(two_node, Progress(working="restore of nodes"))
+    assert "goes on from the deepest of them that fits; " in interrupted(two_node).hint
 
 
 def test_before_there_is_anything(two_node: Plan) -> None:
@@ -76,7 +90,7 @@ def ctrl_c() -> Iterator[None]:
 def test_nohup_is_respected(two_node: Plan) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with lab.locked(two_node, "up"):
+        with lab.locked(two_node, "up", anew=True):
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -93,7 +107,7 @@ def test_a_signal_ends_what_runs_and_is_explained(number: signal.Signals, two_no
 
     handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
     start = time.monotonic()
-    with pytest.raises(Interrupted), lab.locked(two_node, "up"), ui.step("a long one"):
+    with pytest.raises(Interrupted), lab.locked(two_node, "up", anew=True), ui.step("a long one"):
         run(["sh", "-c", "sleep 60 & echo $!; wait"], each_line=send)
     assert time.monotonic() - start < 25
     end = time.monotonic() + 20
@@ -107,7 +121,7 @@ def test_a_signal_ends_what_runs_and_is_explained(number: signal.Signals, two_no
 
 
 def test_the_lab_is_busy_meanwhile(two_node: Plan) -> None:
-    with lab.locked(two_node, "up"):
+    with lab.locked(two_node, "up", anew=True):
         assert lab.is_busy(two_node.lab)
     assert not lab.is_busy(two_node.lab)
 

@@ -16,6 +16,7 @@ from stacklab import (
     base,
     cloud,
     files,
+    growth,
     lab,
     namespace,
     nodes,
@@ -29,9 +30,12 @@ from stacklab import (
     verify,
 )
 from stacklab.base import Golden
-from stacklab.errors import Busy, InvalidInput
+from stacklab.errors import Busy, InvalidInput, LabError
 from stacklab.plan import Plan
+from stacklab.providers.libvirt import Libvirt
+from stacklab.providers.lxc import Lxc
 from stacklab.stages import Progress
+from tests.fakes import install
 
 Maker = Callable[..., Plan]
 
@@ -226,6 +230,76 @@ def test_killed_just_after_the_snapshot_of_its_nodes(
     world.done.clear()
     up(two_node)
     assert world.done[:2] == (["create compute1 controller", "revert"] if anew else ["revert", "start"])
+
+
+def test_machines_of_another_checkout_are_left_alone(
+    two_node: Plan, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = dataclasses.replace(two_node, provider="libvirt", isolated=False)
+    machines = {f"{plan.namespace}-{node.name}" for node in plan.topology.nodes}
+    state = {"domains": {name: {"state": "off", "snapshots": {}, "disks": {}} for name in machines}}
+    fake = install("virsh", tmp_path / "fake", monkeypatch, {**state, "networks": {}})
+    monkeypatch.setattr(providers, "provider", Libvirt)
+    with pytest.raises(
+        LabError, match=r"stacklab-two-node-controller, .*of a lab two-node of another checkout"
+    ):
+        up(plan)
+    assert fake.state["domains"].keys() == machines and not plan.directory.exists()
+
+
+def test_who_waited_for_the_lab_takes_it_as_it_then_is(two_node: Plan, world: World) -> None:
+    image(two_node)
+    up(two_node)
+    waited = planned(two_node)
+    up(without(two_node, "horizon"))
+    lab.save(waited, "mine")
+    assert snapshots.get(two_node, "mine").planned(two_node) == without(two_node, "horizon")
+    removal.down(two_node.lab)
+    for command in (lab.reset, lambda plan: lab.save(plan, "x"), lambda plan: lab.forget(plan, "mine")):
+        with pytest.raises(LabError, match="there is no lab 'two-node' here"):
+            command(waited)
+    assert lab.directories() == [] and not lab.lock_of(two_node.lab).exists()
+
+
+def test_what_a_growth_goes_back_to_is_kept_for_it(two_node: Plan, world: World) -> None:
+    image(two_node)
+    up(two_node)
+    with pytest.raises(InvalidInput, match="a name of stacklab's own snapshots"):
+        lab.save(two_node, growth.SNAPSHOT)
+    kept = snapshots.get(two_node, "verified").__dict__
+    files.write_json(
+        two_node.directory / "snapshots" / "before-growth.json", {**kept, "name": growth.SNAPSHOT}
+    )
+    files.write_json(two_node.directory / "growth.json", {"plan": two_node.as_json()})
+    with pytest.raises(LabError, match="nodes were being added"):
+        lab.forget(two_node, growth.SNAPSHOT)
+    lab.forget(two_node, "images")  # which may free the disk
+    assert snapshots.get(two_node, growth.SNAPSHOT)
+
+
+def test_down_on_a_full_disk(two_node: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Lxc(two_node, Golden("", "", Path()))
+    files.write_json(two_node.directory / "plan.json", {"plan": two_node.as_json()})
+    files.write(two_node.directory / "etc-lxc" / "lxc.conf", "")
+    made.log.parent.mkdir()
+    made.log.symlink_to("/dev/full")
+    stopped: list[str] = []
+    monkeypatch.setattr(namespace, "is_there", lambda plan: True)
+    monkeypatch.setattr(namespace, "delete", lambda plan: stopped.append("namespace"))
+    monkeypatch.setattr(Lxc, "_states", lambda self: {"controller": "RUNNING"})
+    monkeypatch.setattr(Lxc, "_enter", lambda self: ["true"])
+    removal.down(two_node.lab)
+    assert stopped == ["namespace"] and not two_node.directory.exists()
+
+
+def test_down_leaves_the_namespace_that_is_another_checkouts_by_now(
+    two_node: Plan, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.write_json(two_node.directory / "plan.json", {"plan": two_node.as_json()})
+    monkeypatch.setattr(namespace, "is_foreign", lambda plan: True)
+    removal.down(two_node.lab)
+    assert world.done == [] and not two_node.directory.exists()
+    assert "stacklab-two-node is another checkout's by now, and stays" in capsys.readouterr().err
 
 
 def test_down_leaves_what_another_command_is_making(

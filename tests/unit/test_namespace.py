@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,6 +65,42 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ip: Ip, *, there: b
         place.touch()
     monkeypatch.setattr(namespace, "path", lambda plan: place)
     monkeypatch.setattr(namespace, "run", ip)
+
+
+@pytest.mark.parametrize(
+    ("owner", "own", "foreign"),
+    [
+        ("", True, False),  # made before owners were noted
+        ("", False, True),
+        ("mine", True, False),
+        ("mine", False, True),  # a ruin of one
+        ("theirs", True, True),  # after a reboot they were the first
+        ("theirs", False, True),
+        ("moved away", True, False),
+    ],
+)
+def test_whose_it_is(
+    owner: str, own: bool, foreign: bool, two_node: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    places = {"mine": two_node.directory, "theirs": tmp_path / "theirs", "moved away": tmp_path / "gone"}
+    machine(monkeypatch, tmp_path, Ip(), there=False)
+    assert not namespace.is_foreign(two_node)
+    if owner:
+        maker = SimpleNamespace(
+            namespace=two_node.namespace, directory=places[owner], topology=two_node.topology
+        )
+        monkeypatch.setattr(namespace, "commands", lambda plan: [])
+        namespace.create(maker, tmp_path / "log")  # type: ignore[arg-type]
+    if own:
+        two_node.directory.mkdir(parents=True)
+    machine(monkeypatch, tmp_path, Ip(), there=True)
+    assert namespace.is_foreign(two_node) is foreign
+    if foreign:
+        with pytest.raises(LabError, match=r"netns belongs to a lab two-node of another checkout"):
+            namespace.refuse_foreign(two_node)
+    namespace.delete(two_node)
+    assert namespace.is_foreign(two_node) is not own, "the owner went with it"
 
 
 def test_create_on_a_machine_without_it(

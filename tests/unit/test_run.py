@@ -73,6 +73,7 @@ def test_a_log_that_cannot_be_written_ends_the_command(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"full\.log: No space left on device"):
         run(["touch", tmp_path / "ran"], log=full)
     assert not (tmp_path / "ran").exists()
+    assert run(["touch", tmp_path / "ran"], log=full, check=False).code == 0, "what ends a lab ends it"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:

@@ -104,6 +104,15 @@ def test_a_torn_line_costs_nothing_but_itself(two_node: Plan) -> None:
     assert (second.command, second.result) == ("reset", "done")
 
 
+def test_a_full_disk_stops_no_command_and_hides_no_error(two_node: Plan) -> None:
+    two_node.directory.mkdir(parents=True)
+    (two_node.directory / timeline.FILE).symlink_to("/dev/full")
+    with timeline.recorded(two_node, "snapshots.delete mine"), ui.step("deleting"):
+        pass
+    with pytest.raises(LabError, match="no"), timeline.recorded(two_node, "up"):
+        raise LabError("no")
+
+
 def test_what_was_there_before_a_kill_is_whole(two_node: Plan) -> None:
     program = """
         import os, signal, sys
