@@ -32,6 +32,7 @@ from stacklab import (
 from stacklab.base import Golden
 from stacklab.errors import Busy, InvalidInput, LabError
 from stacklab.plan import Plan
+from stacklab.providers import libvirt
 from stacklab.providers.libvirt import Libvirt
 from stacklab.providers.lxc import Lxc
 from stacklab.stages import Progress
@@ -290,6 +291,22 @@ def test_down_on_a_full_disk(two_node: Plan, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Lxc, "_enter", lambda self: ["true"])
     removal.down(two_node.lab)
     assert stopped == ["namespace"] and not two_node.directory.exists()
+
+
+def test_down_of_virtual_machines_on_a_full_disk(
+    two_node: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = dataclasses.replace(two_node, provider="libvirt", isolated=False)
+    files.write_json(plan.directory / "plan.json", {"plan": plan.as_json()})
+    made = Libvirt(plan, Golden("", "", Path()))
+    made.log.parent.mkdir()
+    made.log.symlink_to("/dev/full")
+    monkeypatch.setattr(libvirt, "_SYSTEM_IMAGES", tmp_path)
+    names = (made.machine(node) for node in plan.topology.nodes)
+    state = {"domains": {name: {"state": "running", "snapshots": {}, "disks": {}} for name in names}}
+    fake = install("virsh", tmp_path / "fake", monkeypatch, {**state, "networks": {}})
+    removal.down(plan.lab)
+    assert fake.state["domains"] == {} and not plan.directory.exists()
 
 
 def test_down_leaves_the_namespace_that_is_another_checkouts_by_now(
