@@ -35,7 +35,7 @@ from stacklab.glance_api import (
     hashed,
     unfinished,
 )
-from stacklab.glance_keep import Listed, Pruned, Side, family, list_images, listed, prune, rotate
+from stacklab.glance_keep import Listed, Pruned, Side, list_images, listed, of_name, prune, rotate
 from stacklab.glance_send import Handover, Lost, Progress, Source, changed
 from stacklab.guests import GuestImage
 
@@ -175,12 +175,11 @@ class Upload:
             )
 
     def _same_content(self, rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-        names = family(self.image.name)
         rows = [
             row
             for row in rows
             if row["disk_format"] == self.image.disk_format
-            and (names.fullmatch(row["name"] or "") or row["id"] in self._left_over)
+            and (of_name(row, self.image.name) or row["id"] in self._left_over)
             and not self._wrong(row)
         ]
         # Of several the visible one, then the oldest: two runs at once have to choose the same.

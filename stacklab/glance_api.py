@@ -21,6 +21,8 @@ TAG = "stacklab"
 UNFINISHED = " (upload not finished)"
 # An image's property that names its others: those that are ours to remove once they are not wanted.
 OWN_PROPERTIES = "stacklab_properties"
+# A property for a Glance older than Rocky, which cannot hide: the name of an image before it was replaced.
+REPLACED = "stacklab_replaced"
 
 STALLED = 60.0  # seconds without a byte going through, then the connection counts as dead
 # An image on its way, or that never arrived; a deactivated one is whole, and an administrator's decision.
@@ -123,7 +125,7 @@ class Glance:
             and (name != "os_hidden" or name in row)
         ]
         if OWN_PROPERTIES in wanted:  # all of them, not one change
-            dropped = set(str(row.get(OWN_PROPERTIES, "")).split(",")) - set(wanted)
+            dropped = {REPLACED, *str(row.get(OWN_PROPERTIES, "")).split(",")} - set(wanted)
             changes += [{"op": "remove", "path": f"/{name}"} for name in sorted(dropped & set(row))]
         if not changes:
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from keystoneauth1.adapter import Adapter
 
 from stacklab import glance_send
-from stacklab.glance_api import TAG, Glance, explained
+from stacklab.glance_api import REPLACED, TAG, Glance, explained
 from stacklab.guests import GuestImage
 
 _DATE = r"\d{8}-\d{6}"
@@ -22,7 +22,10 @@ _LARGE = 600.0
 
 @dataclass(frozen=True)
 class Listed:
-    """An image as Glance has it. `size` in bytes, None while there is no data; `ours`: made by stacklab."""
+    """An image as Glance has it. `size` in bytes, None while there is no data; `ours`: made by stacklab.
+
+    `before`: the name that a replaced version had, else empty.
+    """
 
     id: str
     name: str
@@ -32,6 +35,7 @@ class Listed:
     size: int | None
     sha512: str
     ours: bool
+    before: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def list_images(adapter: Adapter) -> list[Listed]:
             size=row["size"],
             sha512=(row.get("os_hash_value") or "") if row.get("os_hash_algo") == "sha512" else "",
             ours=TAG in row["tags"] and row["owner"] == glance.project,
+            before=_before(row),
         )
         for row in found
     ]
@@ -91,8 +96,7 @@ def listed(adapter: Adapter, local: Iterable[GuestImage]) -> list[Side]:
     remote = list_images(adapter)
     sides: list[Side] = []
     for image in sorted(local, key=lambda image: (image.name, image.disk_format)):
-        names = family(image.name)
-        of_it = [entry for entry in remote if names.fullmatch(entry.name)]
+        of_it = [entry for entry in remote if image.name in (entry.name, entry.before)]
         of_it.sort(key=lambda entry: (entry.hidden, entry.sha512 != image.sha512, entry.name))
         sides += [Side(image.name, image, entry, _equal(image, entry)) for entry in of_it]
         if not of_it:
@@ -116,8 +120,7 @@ def prune(adapter: Adapter, names: Sequence[str], yes: bool = False) -> list[Pru
         old = [
             row
             for row in glance.ours(status="active")
-            # Before Rocky, Glance cannot hide: there the name alone tells.
-            if row.get("os_hidden", True) and _rotated(row["name"] or "", names)
+            if (before := _before(row)) and (not names or before in names)
         ]
         old.sort(key=lambda row: (row["name"], row["id"]))
         return [_prune(glance, row, yes) for row in old]
@@ -129,11 +132,6 @@ def _prune(glance: Glance, row: dict[str, Any], yes: bool) -> Pruned:
         code = 403 if row.get("protected") else glance.delete(row["id"])
     why = "" if not yes or code in (204, 404) else _kept(code)
     return Pruned(row["id"], row["name"], row["size"], yes and not why, why)
-
-
-def _rotated(name: str, names: Sequence[str]) -> bool:
-    found = re.fullmatch(rf"(.+)-{_DATE}", name)
-    return found is not None and (not names or found[1] in names)
 
 
 def _put_back(glance: Glance, name: str, image_id: str) -> None:
@@ -154,9 +152,21 @@ def _kept(code: int) -> str:
     return {403: "protected", 409: "in use"}.get(code, f"Glance answers {code}")
 
 
-def family(name: str) -> re.Pattern[str]:
-    """What the images of this name, and their older versions, are called."""
-    return re.compile(f"{re.escape(name)}(-{_DATE})?")
+def of_name(row: Mapping[str, Any], name: str) -> bool:
+    """Whether an image of ours has this name, or had it until stacklab replaced it."""
+    return name in (row["name"], _before(row))
+
+
+def _before(row: Mapping[str, Any]) -> str:
+    """The name that an image had before stacklab renamed it; '' where that did not happen.
+
+    A date in the name alone proves nothing: files of a user's may be called so.
+    """
+    found = re.fullmatch(rf"(.+)-{_DATE}", row["name"] or "")
+    if found is None:
+        return ""
+    replaced = row["os_hidden"] if "os_hidden" in row else row.get(REPLACED) == found[1]
+    return found[1] if replaced else ""
 
 
 def rotate(glance: Glance, rows: Iterable[dict[str, Any]], name: str, image_id: str, keep: int) -> list[str]:
@@ -164,17 +174,15 @@ def rotate(glance: Glance, rows: Iterable[dict[str, Any]], name: str, image_id: 
 
     `rows`: all of our images, as Glance lists them. Returns warnings: what could not be deleted.
     """
-    names = family(name)
     others = [
-        row
-        for row in rows
-        if row["id"] != image_id and row["status"] == "active" and names.fullmatch(row["name"] or "")
+        row for row in rows if row["id"] != image_id and row["status"] == "active" and of_name(row, name)
     ]
     others.sort(key=lambda row: (not row.get("os_hidden"), row["updated_at"], row["id"]), reverse=True)
     moved = False
     for row in others:
         made = datetime.fromisoformat(row["created_at"])
-        wanted = {"name": f"{name}-{made:%Y%m%d-%H%M%S}", "os_hidden": True}
+        mark = {"os_hidden": True} if "os_hidden" in row else {REPLACED: name}
+        wanted = {"name": f"{name}-{made:%Y%m%d-%H%M%S}", **mark}
         # Two uploads at once keep the same order, so the other one may have deleted it.
         moved |= glance.patch(row, wanted, missing_ok=True)
     if moved:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -178,16 +179,22 @@ def test_two_of_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "more", "expected"),
     [
-        ("debian", True),
-        ("debian-20260101-120000", True),
-        ("debian-12", False),
-        ("debian (upload not finished)", False),
+        ("debian", {"os_hidden": False}, True),
+        ("debian", {}, True),
+        ("debian-20260101-120000", {"os_hidden": True}, True),
+        ("debian-20260101-120000", {"os_hidden": False}, False),
+        ("debian-20260101-120000", {"stacklab_replaced": "debian"}, True),
+        ("debian-20260101-120000", {"stacklab_replaced": "debian-20260101-120000"}, False),
+        ("debian-20260101-120000", {}, False),
+        ("debian-12", {"os_hidden": True}, False),
+        ("debian (upload not finished)", {"os_hidden": True}, False),
+        (None, {"os_hidden": True}, False),
     ],
 )
-def test_family(name: str, expected: bool) -> None:
-    assert bool(glance_keep.family("debian").fullmatch(name)) is expected
+def test_images_of_a_name(name: str, more: dict[str, Any], expected: bool) -> None:
+    assert glance_keep.of_name({"name": name, **more}, "debian") is expected
 
 
 def test_retry_after() -> None:
@@ -317,6 +324,25 @@ def test_a_look_back_only_after_a_move(tmp_path: Path) -> None:
     assert len(lists) == first.count("GET") + 1
     assert adapter.asked[-1] == "GET"
     assert adapter.seen() == [done.id]
+
+
+@pytest.mark.parametrize("algorithm", ["sha512", ""])
+def test_a_date_in_a_name_of_its_own_makes_no_older_version(algorithm: str, tmp_path: Path) -> None:
+    adapter = FakeGlance(algorithm)
+    names = ("backup-20261126-101500", "backup-20261127-101500", "backup")
+    for number, name in enumerate(names):
+        send(adapter, replace(image_of(tmp_path / name, b"x" * number), name=name), keep=0)
+    assert [(row["name"], row.get("os_hidden", False)) for row in adapter.rows.values()] == [
+        (name, False) for name in names
+    ]
+    assert glance.prune(adapter, [], yes=True) == []
+    assert len(adapter.rows) == 3
+    # What stacklab has replaced is one, and is found by the name that it had.
+    send(adapter, replace(image_of(tmp_path / "new", b"new"), name="backup"))
+    [old] = [side for side in glance.listed(adapter, []) if side.remote and side.remote.before]
+    assert old.remote and old.remote.before == "backup"
+    assert [one.id for one in glance.prune(adapter, ["backup"], yes=True)] == [old.remote.id]
+    assert {row["name"] for row in adapter.rows.values()} == set(names)
 
 
 def test_two_uploads_that_move_each_other_away() -> None:
