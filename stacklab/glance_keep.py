@@ -140,7 +140,8 @@ def _put_back(glance: Glance, name: str, image_id: str) -> None:
     Two uploads at once may have moved each other's away. Each looks after its last move, so that one
     at least stays; of two that stay, the next upload moves one.
     """
-    if glance.images(owner=glance.project, tag=TAG, name=name, status="active"):
+    # Glance would take what stands before a colon in the name for an operator.
+    if any(row["name"] == name for row in glance.images(owner=glance.project, tag=TAG, status="active")):
         return
     row = glance.get(image_id)
     if row is None:

@@ -64,7 +64,7 @@ class FakeGlance:
         if method == "POST":
             return 201, self.add(**{"image_id": more["json"].pop("id"), "status": "queued", **more["json"]})
         if not path:
-            return 200, {"images": self._listed(dict(more["params"]))}
+            return self._listed(dict(more["params"]))
         row = self.rows.get(path.removesuffix("/file"))
         if row is None:
             return 404, {}
@@ -86,15 +86,20 @@ class FakeGlance:
                 row[name] = change["value"]
         return 200, row
 
-    def _listed(self, filters: dict[str, str]) -> list[dict[str, Any]]:
+    def _listed(self, filters: dict[str, str]) -> tuple[int, Any]:
+        # What stands before a colon is an operator: split_filter_op of glance/common/utils.py.
+        operator, colon, _ = filters.get("name", "").partition(":")
+        if colon and operator not in ("eq", "in"):
+            return 400, f"Unable to filter by unknown operator '{operator}'."
         hidden = filters.pop("os_hidden", "false") == "true"
         tag = filters.pop("tag", "")
         if hidden and not self.algorithm:
-            return []  # it takes this for the name of a property
-        return [
+            return 200, {"images": []}  # it takes this for the name of a property
+        found = [
             row
             for row in self.rows.values()
             if bool(row.get("os_hidden")) == hidden
             and (not tag or tag in row["tags"])
             and all(row.get(name) == value for name, value in filters.items())
         ]
+        return 200, {"images": found}

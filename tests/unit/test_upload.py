@@ -326,6 +326,14 @@ def test_a_look_back_only_after_a_move(tmp_path: Path) -> None:
     assert adapter.seen() == [done.id]
 
 
+def test_a_colon_in_a_name(tmp_path: Path) -> None:
+    adapter = FakeGlance()
+    for data in (b"one", b"two", b"three"):
+        done = send(adapter, replace(image_of(tmp_path / "a", data), name="ubuntu:22.04"))
+        assert adapter.seen("ubuntu:22.04") == [done.id]
+    assert len(adapter.rows) == 2
+
+
 @pytest.mark.parametrize("algorithm", ["sha512", ""])
 def test_a_date_in_a_name_of_its_own_makes_no_older_version(algorithm: str, tmp_path: Path) -> None:
     adapter = FakeGlance(algorithm)
