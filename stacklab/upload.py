@@ -11,7 +11,7 @@ from pathlib import Path
 
 from keystoneauth1.adapter import Adapter
 
-from stacklab import ui, upload_bars, upload_hash
+from stacklab import magic, ui, upload_bars, upload_hash
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.glance import Method, Upload, Uploaded, sigterm_raises
 from stacklab.glance_api import Stopped, explained
@@ -29,15 +29,6 @@ _ENDING = 2.0  # seconds that their threads have to notice; no longer, since the
 
 _LEAST_BLOCK = 128 << 10  # bytes
 
-_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"QFI\xfb", "qcow2"),
-    (0, b"KDMV", "vmdk"),
-    (0, b"# Disk DescriptorFile", "vmdk"),
-    (64, b"\x7f\x10\xda\xbe", "vdi"),
-    (0, b"conectix", "vhd"),
-    (0, b"vhdxfile", "vhdx"),
-    (32769, b"CD001", "iso"),
-)
 _ENDINGS = {"img": "raw", "vpc": "vhd", "qcow": "qcow2"}
 
 
@@ -83,26 +74,17 @@ def foreign(
         sha512 = upload_hash.remembered(path)
     except LabError as error:
         raise InvalidInput([Problem("", "file", error.message)], hint=error.hint) from error
-    found, ending = _magic(path), path.suffix.lstrip(".").lower()
-    given = disk_format or found or _ENDINGS.get(ending, ending)
+    found, ending = magic.kind(path), path.suffix.lstrip(".").lower()
+    given = disk_format or (found if found in FORMATS else _ENDINGS.get(ending, ending))
     if given not in FORMATS:
         hint = f"let its name end in what it is: {', '.join(FORMATS)}"
         raise InvalidInput([Problem(str(path), "", "the format cannot be told")], hint=hint)
-    # An ISO of a hybrid kind may be wanted as a raw disk, but a container passed as raw would not boot.
-    if found and found not in (given, "iso"):
-        problem = Problem(str(path), "", f"it is {found}, not {given}")
-        raise InvalidInput([problem], hint=f"convert it, or say {found}")
+    if problem := magic.against(path, given):
+        raise InvalidInput(
+            [Problem(str(path), "", problem)], hint="give the image itself: unpack it, or convert it"
+        )
     size = path.stat().st_size
     return GuestImage(name or path.stem, path, given, sha512, size, min_disk, min_ram, properties or {})
-
-
-def _magic(path: Path) -> str:
-    with path.open("rb") as handle:
-        for offset, magic, name in _MAGIC:
-            handle.seek(offset)
-            if handle.read(len(magic)) == magic:
-                return name
-    return ""
 
 
 def images(

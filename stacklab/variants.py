@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stacklab import files
+from stacklab import files, magic
 from stacklab.catalogue import UPLOAD_ONLY, Entry
 from stacklab.errors import LabError
 from stacklab.guests import GuestImage
@@ -25,6 +25,8 @@ CONVERT_SECONDS = 1800
 _QEMU = {"vhd": "vpc"}
 # streamOptimized is the only vmdk that vSphere imports; force_size keeps a vhd's size to the byte.
 _OPTIONS = {"vmdk": ("subformat=streamOptimized",), "vhd": ("subformat=dynamic,force_size=on",)}
+# The kinds of vmdk that are one file; any other may name files of this machine as parts of it.
+_ALONE = ("monolithicSparse", "streamOptimized")
 _PROPERTIES = {"vmdk": {"vmware_disktype": "streamOptimized"}}
 
 
@@ -152,15 +154,23 @@ def inspect(path: Path, disk_format: str, log: Path) -> None:
     Raises LabError for another format, and for an image that refers to other files: converting it
     would read those of this machine.
     """
+    if problem := magic.against(path, disk_format):
+        raise LabError(f"{path.name}: {problem}", hint="say what it is as the entry's `format`")
     if disk_format in UPLOAD_ONLY:
         return
     wanted = qemu_name(disk_format)
     argv: list[str | Path] = ["qemu-img", "info", "--output=json", "-f", wanted, path]
     known = json.loads(run(argv, log=log, merge_stderr=False, hint=f"is it a {disk_format} image?").output)
     data = known.get("format-specific", {}).get("data", {})
-    for other in (known.get("backing-filename"), data.get("data-file")):
+    parts = [name for part in data.get("extents", ()) if (name := part["filename"]) != str(path)]
+    for other in (known.get("backing-filename"), data.get("data-file"), *parts):
         if other:
             raise LabError(f"{path.name} needs another file, {other}", hint="take an image that stands alone")
+    create_type = data.get("create-type")
+    if disk_format == "vmdk" and create_type not in _ALONE:
+        raise LabError(
+            f"{path.name} is a vmdk of the kind {create_type}", hint=f"take one that is {' or '.join(_ALONE)}"
+        )
 
 
 def sha512(path: Path) -> str:

@@ -375,6 +375,13 @@ def test_a_fetched_file_of_another_format_is_refused(published: dict[str, Any]) 
     assert not [name for name in seen() if name.endswith("qcow2")]
 
 
+def test_a_fetched_file_that_is_not_raw_is_refused(published: dict[str, Any]) -> None:
+    with pytest.raises(LabError, match="it is qcow2, not raw") as caught:
+        guestbuild.build(dataclasses.replace(CLOUD, format="raw"))
+    assert "`format`" in caught.value.hint
+    assert not [name for name in seen() if not name.endswith("published.json")]
+
+
 def test_a_fetched_image_that_reads_our_files_is_refused(published: dict[str, Any], tmp_path: Path) -> None:
     secret = tmp_path / "secret.raw"
     secret.write_bytes(b"s" * 4096)
@@ -384,6 +391,39 @@ def test_a_fetched_image_that_reads_our_files_is_refused(published: dict[str, An
     with pytest.raises(LabError, match=r"needs another file, .*secret\.raw"):
         guestbuild.build(CLOUD)
     assert not [name for name in seen() if name.endswith("qcow2")]
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ("# Disk DescriptorFile", "is only the description of a vmdk"),
+        ("version=1", r"needs another file, .*secret\.raw"),
+    ],
+)
+def test_a_fetched_vmdk_that_reads_our_files_is_refused(
+    first: str, message: str, published: dict[str, Any], tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(b"s" * 65536)
+    published["disk"].write_text(
+        f'{first}\nCID=fffffffe\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 128 FLAT "{secret}" 0\n'
+    )
+    with pytest.raises(LabError, match=message):
+        guestbuild.build(dataclasses.replace(CLOUD, format="vmdk"))
+    assert not [name for name in seen() if not name.endswith("published.json")]
+
+
+def test_kinds_of_vmdk(built: Dib, tmp_path: Path) -> None:
+    path = tmp_path / "a.vmdk"
+    for kind in ("monolithicSparse", "streamOptimized"):
+        argv: list[str | Path] = ["qemu-img", "convert", "-O", "vmdk", "-o", f"subformat={kind}"]
+        subprocess.run([*argv, built.disk, path], check=True)
+        variants.inspect(path, "vmdk", tmp_path / "log")
+    # Its only part is itself.
+    ids = "version=1\nCID=fffffffe\nparentCID=ffffffff\n"
+    path.write_text(f'{ids}createType="monolithicFlat"\nRW 1 FLAT "a.vmdk" 0\n')
+    with pytest.raises(LabError, match="is a vmdk of the kind monolithicFlat"):
+        variants.inspect(path, "vmdk", tmp_path / "log")
 
 
 def test_leftovers(published: dict[str, Any], built: Dib) -> None:

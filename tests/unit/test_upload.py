@@ -170,6 +170,11 @@ def test_formats_that_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"QFI\xfb")
     with pytest.raises(InvalidInput, match="is qcow2, not raw"):
         upload.foreign(path, disk_format="raw")
+    # Its data are in other files, and would not go up.
+    path = tmp_path / "a.vmdk"
+    path.write_bytes(b"# Disk DescriptorFile\nversion=1\n")
+    with pytest.raises(InvalidInput, match="is only the description of a vmdk, not vmdk"):
+        upload.foreign(path)
 
 
 def test_two_of_one_name(tmp_path: Path) -> None:
