@@ -16,7 +16,7 @@ from typing import Any
 
 from stacklab import contract, dib, download, files, guestboot, guestcontract, guests, ui, variants
 from stacklab.catalogue import UPLOAD_ONLY, Entry
-from stacklab.errors import LabError
+from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.guests import GuestImage
 
 BUILD_SECONDS = 3600
@@ -195,14 +195,23 @@ def _origin(entry: Entry, stem: str, work: Path, log: Path) -> tuple[str, Path, 
     digest = entry.digest or _published(entry, online=False)
     download.fetch(entry.url, path, digest, ui.amount)
     try:
-        variants.inspect(path, entry.format, log)
+        size = variants.inspect(path, entry.format, log)
     except LabError:
         path.unlink()
         raise
+    _fits(entry, size)
     seconds = round(time.time() - started)
     source = variants.Source(entry.url, int(path.stat().st_mtime), seconds, {"digest": digest})
     variants.publish(path, path, entry.format, source)
     return entry.format, path, source
+
+
+def _fits(entry: Entry, size: int) -> None:
+    """Raise InvalidInput for a disk of `size` bytes that is larger than the entry's min_disk; 0 is any."""
+    if entry.min_disk and size > entry.min_disk << 30:
+        told = f"{entry.min_disk} GiB do not hold the image, whose disk has {ui.size(size)}"
+        problem = Problem("", f"images.{entry.name}.min_disk", f"{told}: write {-(-size >> 30)}")
+        raise InvalidInput([problem])
 
 
 def _build(entry: Entry, stem: str, work: Path, log: Path) -> str:

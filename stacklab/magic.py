@@ -12,6 +12,10 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (64, b"\x7f\x10\xda\xbe", "vdi"),
     (0, b"conectix", "vhd"),
     (0, b"vhdxfile", "vhdx"),
+    (0, b"\xfd7zXZ\x00", "compressed by xz"),
+    (0, b"\x1f\x8b\x08", "compressed by gzip"),
+    (0, b"BZh", "compressed by bzip2"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed by zstd"),
     (32769, b"CD001", "iso"),
 )
 
@@ -29,5 +33,8 @@ def kind(path: Path) -> str:
 def against(path: Path, disk_format: str) -> str:
     """What speaks against a file's being of that format, such as "it is qcow2, not raw"; '' for nothing."""
     found = kind(path)
+    # Kernels and their ramdisks boot as they are compressed.
+    if disk_format in ("aki", "ari") and found.startswith("compressed"):
+        return ""
     # An ISO of a hybrid kind may be wanted as a raw disk, but a container passed as raw would not boot.
     return f"it is {found}, not {disk_format}" if found not in ("", disk_format, "iso") else ""

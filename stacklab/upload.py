@@ -76,10 +76,10 @@ def foreign(
         raise InvalidInput([Problem("", "file", error.message)], hint=error.hint) from error
     found, ending = magic.kind(path), path.suffix.lstrip(".").lower()
     given = disk_format or (found if found in FORMATS else _ENDINGS.get(ending, ending))
-    if given not in FORMATS:
+    if given not in FORMATS and (disk_format or not found):
         hint = f"let its name end in what it is: {', '.join(FORMATS)}"
         raise InvalidInput([Problem(str(path), "", "the format cannot be told")], hint=hint)
-    if problem := magic.against(path, given):
+    if problem := magic.against(path, given if given in FORMATS else "a disk image"):
         raise InvalidInput(
             [Problem(str(path), "", problem)], hint="give the image itself: unpack it, or convert it"
         )

@@ -148,16 +148,18 @@ def convert(
     )
 
 
-def inspect(path: Path, disk_format: str, log: Path) -> None:
+def inspect(path: Path, disk_format: str, log: Path) -> int:
     """Look whether a fetched file is a whole disk image of its format, and stands alone.
+
+    The result is the size of its disk in bytes, 0 for a format that has none.
 
     Raises LabError for another format, and for an image that refers to other files: converting it
     would read those of this machine.
     """
     if problem := magic.against(path, disk_format):
-        raise LabError(f"{path.name}: {problem}", hint="say what it is as the entry's `format`")
+        raise LabError(f"{path.name}: {problem}", hint="mend the entry's `format`, or its `url`")
     if disk_format in UPLOAD_ONLY:
-        return
+        return 0
     wanted = qemu_name(disk_format)
     argv: list[str | Path] = ["qemu-img", "info", "--output=json", "-f", wanted, path]
     known = json.loads(run(argv, log=log, merge_stderr=False, hint=f"is it a {disk_format} image?").output)
@@ -171,6 +173,7 @@ def inspect(path: Path, disk_format: str, log: Path) -> None:
         raise LabError(
             f"{path.name} is a vmdk of the kind {create_type}", hint=f"take one that is {' or '.join(_ALONE)}"
         )
+    return int(known["virtual-size"])
 
 
 def sha512(path: Path) -> str:

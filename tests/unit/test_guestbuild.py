@@ -18,7 +18,7 @@ import pytest
 
 from stacklab import catalogue, dib, download, files, guestboot, guestbuild, guestcontract, kvm, variants
 from stacklab.catalogue import Entry
-from stacklab.errors import CommandFailed, LabError
+from stacklab.errors import CommandFailed, InvalidInput, LabError
 from tests.unit.guest_disks import KERNEL, make_disk, sound
 
 DEBIAN = catalogue.shipped()["debian-12"]
@@ -379,7 +379,19 @@ def test_a_fetched_file_that_is_not_raw_is_refused(published: dict[str, Any]) ->
     with pytest.raises(LabError, match="it is qcow2, not raw") as caught:
         guestbuild.build(dataclasses.replace(CLOUD, format="raw"))
     assert "`format`" in caught.value.hint
+    published["disk"].write_bytes(b"\xfd7zXZ\x00...")
+    with pytest.raises(LabError, match="it is compressed by xz, not raw"):
+        guestbuild.build(dataclasses.replace(CLOUD, format="raw"))
     assert not [name for name in seen() if not name.endswith("published.json")]
+
+
+def test_a_fetched_image_larger_than_its_min_disk_is_refused(published: dict[str, Any]) -> None:
+    argv: list[str | Path] = ["qemu-img", "resize", "-q", published["disk"], str((2 << 30) + 512)]
+    subprocess.run(argv, check=True)
+    with pytest.raises(InvalidInput, match=r"^images\.debian-12-cloud\.min_disk: 2 GiB .*: write 3$"):
+        guestbuild.build(dataclasses.replace(CLOUD, min_disk=2))
+    assert guestbuild.find(CLOUD) == ()
+    assert guestbuild.build(dataclasses.replace(CLOUD, min_disk=3))
 
 
 def test_a_fetched_image_that_reads_our_files_is_refused(published: dict[str, Any], tmp_path: Path) -> None:

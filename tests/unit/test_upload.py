@@ -150,6 +150,7 @@ def test_no_such_file(tmp_path: Path) -> None:
         ("a.raw", b"x", "raw"),
         ("a.img", b"x", "raw"),
         ("a.aki", b"x", "aki"),
+        ("a.ari", b"\x1f\x8b\x08", "ari"),
     ],
 )
 def test_formats(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
@@ -170,6 +171,14 @@ def test_formats_that_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"QFI\xfb")
     with pytest.raises(InvalidInput, match="is qcow2, not raw"):
         upload.foreign(path, disk_format="raw")
+    (tmp_path / "a.qcow2.xz").write_bytes(b"\xfd7zXZ\x00")
+    with pytest.raises(InvalidInput, match="it is compressed by xz, not a disk image") as caught:
+        upload.foreign(tmp_path / "a.qcow2.xz")
+    assert "unpack" in caught.value.hint
+    for content, name in {b"\x1f\x8b\x08": "gzip", b"BZh9": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}.items():
+        (tmp_path / "a.raw").write_bytes(content)
+        with pytest.raises(InvalidInput, match=f"it is compressed by {name}, not raw"):
+            upload.foreign(tmp_path / "a.raw")
     # Its data are in other files, and would not go up.
     path = tmp_path / "a.vmdk"
     path.write_bytes(b"# Disk DescriptorFile\nversion=1\n")
