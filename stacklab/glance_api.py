@@ -27,6 +27,8 @@ REPLACED = "stacklab_replaced"
 STALLED = 60.0  # seconds without a byte going through, then the connection counts as dead
 # An image on its way, or that never arrived; a deactivated one is whole, and an administrator's decision.
 _ON_ITS_WAY = ("queued", "saving", "uploading", "importing", "killed")
+# What a Glance that starts again answers, or the load balancer before it.
+BUSY = (429, 500, 502, 503, 504)
 _CLEANUP = 15.0  # seconds for each request that clears up; the deadline does not hold for these
 _RETRIES = {"connect_retries": 3, "status_code_retries": 3, "retriable_status_codes": [500, 502, 503, 504]}
 _PATCH = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
@@ -36,6 +38,10 @@ logging.getLogger("keystoneauth").addHandler(logging.NullHandler())
 
 class Stopped(Exception):
     """Another thread has called `Glance.stop`."""
+
+
+class Unavailable(LabError):
+    """Glance cannot answer just now, as while it starts again."""
 
 
 class Glance:
@@ -216,7 +222,8 @@ def expect(response: Any, what: str, code: int) -> None:
     if response.status_code == 401:
         raise denied.Unauthorized(f"401 {said(response)}")
     if response.status_code != code:
-        raise LabError(
+        error = Unavailable if response.status_code in BUSY else LabError
+        raise error(
             f"Glance did not {what}: {response.status_code} {said(response)}", hint=_hint(response, 0)
         )
 

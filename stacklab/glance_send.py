@@ -18,7 +18,7 @@ from keystoneauth1 import exceptions as denied
 
 from stacklab import glance_api
 from stacklab.errors import LabError
-from stacklab.glance_api import Glance, expect, refused, retry_after, said
+from stacklab.glance_api import BUSY, Glance, Unavailable, expect, refused, retry_after, said
 
 Progress = Callable[[int, int], None]
 
@@ -113,7 +113,7 @@ def _until_through(glance: Glance, image_id: str, source: Source, where: str) ->
             renewed = True
             glance.adapter.invalidate()
             continue
-        if code not in (0, 404, 409, 410, 429, 500, 502, 503, 504):
+        if code not in (0, 404, 409, 410, *BUSY):
             refused(response, f"{source.name} ({source.size} bytes)", body.sent)
         if _arrived(glance, image_id, source, patience=max(SAVING, time.monotonic() - start)):
             return
@@ -154,9 +154,10 @@ def _arrived(glance: Glance, image_id: str, source: Source, patience: float) -> 
     while True:
         try:
             row = glance.get(image_id)
-        except denied.ConnectionError:
+        except (denied.ConnectionError, Unavailable):
             if time.monotonic() > end:
                 raise
+            glance.pause(FIRST_PAUSE)
             continue  # it may be starting again
         if row is None:
             raise deleted(source.name)

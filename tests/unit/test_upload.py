@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from keystoneauth1 import exceptions as denied
 
 from stacklab import (
     catalogue,
@@ -25,6 +26,7 @@ from stacklab import (
     glance,
     glance_api,
     glance_keep,
+    glance_send,
     guestbuild,
     images,
     show,
@@ -302,6 +304,32 @@ def test_the_same_again_whatever_glance_hashes_by(algorithm: str, tmp_path: Path
     assert not [line for line in adapter.asked if line.startswith(("PUT", "POST"))]
     adapter.rows[first.id] |= {"os_hash_value": "0" * 64, "checksum": "0" * 32}
     assert send(adapter, one).status == "uploaded"
+
+
+@pytest.mark.parametrize("code", [429, 500, 503, 0])
+def test_a_glance_that_starts_again_during_an_upload(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a load balancer it answers all the time, by 503 until it is there again; else by nothing."""
+    monkeypatch.setattr(glance_send, "FIRST_PAUSE", 0.01)
+    adapter, real, broken = FakeGlance(), FakeGlance._answer, ["PUT", "GET", "GET", "GET"]
+
+    def answer(self: FakeGlance, method: str, path: str, more: dict[str, Any]) -> tuple[int, Any]:
+        if path and broken[:1] == [method]:
+            broken.pop(0)
+            if not code:
+                raise denied.ConnectFailure("nobody is there")
+            return code, "no server is available"
+        return real(self, method, path, more)
+
+    monkeypatch.setattr(FakeGlance, "_answer", answer)
+    done = send(adapter, image_of(tmp_path / "a", b"one"))
+    assert (adapter.seen(), broken) == ([done.id], [])
+    broken += ["PUT", *["GET"] * 99]
+    monkeypatch.setattr(glance_send, "SAVING", 0.05)
+    with pytest.raises(LabError, match=str(code or "nobody is there")):
+        send(adapter, image_of(tmp_path / "b", b"two"))
+    assert adapter.seen() == [done.id]
 
 
 def test_only_what_may_be_the_same_is_hashed(tmp_path: Path, hashed: list[str]) -> None:
