@@ -279,8 +279,8 @@ class Upload:
         made = self.glance.get(image_id) if response.status_code == 409 else None
         if made is None:
             expect(response, f"create the image {self.image.name}", 201)
-            made = response.json()
-        return dict(made)
+            made = self.glance.body(response, "id")
+        return made
 
     def _may_be(self, row: Mapping[str, Any], visibility: str) -> None:
         """Refuse what the user may not do before there is anything sent."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from keystoneauth1 import exceptions as denied
 from keystoneauth1.adapter import Adapter
@@ -83,6 +83,19 @@ class Glance:
             self.root + path, method, raise_exc=False, timeout=timeout, **_RETRIES, **more
         )
 
+    def body(self, response: Any, key: str) -> dict[str, Any]:
+        """What an answer holds, `key` among it. Raises LabError where that is not what a Glance answers."""
+        try:
+            found = response.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or key not in found:
+            raise LabError(
+                f"what answers at {self.root} is no Glance: {said(response)[:100]}",
+                hint="look at image_endpoint_override of the cloud in clouds.yaml",
+            )
+        return found
+
     def images(self, **filters: str) -> list[dict[str, Any]]:
         """All images that match; without os_hidden="true" only the visible ones."""
         found: list[dict[str, Any]] = []
@@ -91,7 +104,7 @@ class Glance:
         while path:
             response = self.call("GET", path, params=parameters)
             expect(response, "list the images", 200)
-            body = response.json()
+            body = self.body(response, "images")
             found += body["images"]
             path, parameters = body.get("next"), None
             self.now = _date(response)
@@ -108,14 +121,14 @@ class Glance:
         if response.status_code == 404:
             return []
         expect(response, "tell its import methods", 200)
-        return [str(name) for name in response.json()["import-methods"]["value"]]
+        return [str(name) for name in self.body(response, "import-methods")["import-methods"]["value"]]
 
     def get(self, image_id: str) -> dict[str, Any] | None:
         response = self.call("GET", f"/v2/images/{image_id}")
         if response.status_code == 404:
             return None
         expect(response, "read the image", 200)
-        return cast(dict[str, Any], response.json())
+        return self.body(response, "status")
 
     def patch(self, row: Mapping[str, Any], wanted: Mapping[str, Any], *, missing_ok: bool = False) -> bool:
         """Make the image's attributes as `wanted`; False where they were so already.

@@ -210,7 +210,7 @@ def _import(glance: Glance, image_id: str, name: str, method: dict[str, str]) ->
 def _task(glance: Glance, image_id: str) -> tuple[str, str]:
     """State and message of the newest import; empty where this Glance does not tell."""
     response = glance.call("GET", f"/v2/images/{image_id}/tasks")
-    tasks = response.json().get("tasks", []) if response.status_code == 200 else []
+    tasks = glance.body(response, "tasks")["tasks"] if response.status_code == 200 else []
     newest: dict[str, Any] = max(
         tasks, key=lambda task: str(task.get("updated_at") or task["created_at"]), default={}
     )

@@ -6,9 +6,11 @@ Order among the images of a Glance in memory; the real one's are in tests/integr
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -330,6 +332,26 @@ def test_a_glance_that_starts_again_during_an_upload(
     with pytest.raises(LabError, match=str(code or "nobody is there")):
         send(adapter, image_of(tmp_path / "b", b"two"))
     assert adapter.seen() == [done.id]
+
+
+@pytest.mark.parametrize("text", ["<html>log in</html>", "{}", "[]"])
+def test_what_answers_is_no_glance(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where image_endpoint_override is the address of a portal."""
+    adapter = FakeGlance()
+    answer = SimpleNamespace(status_code=200, text=text, headers={}, json=lambda: json.loads(text))
+    monkeypatch.setattr(adapter, "request", lambda *_, **__: answer)
+    here = glance_api.Glance(adapter, time.monotonic() + 30)
+    calls: list[Callable[[], object]] = [
+        lambda: glance.list_images(adapter),
+        lambda: send(adapter, image_of(tmp_path / "a", b"one")),
+        lambda: here.get("1"),
+        here.import_methods,
+        lambda: glance_send._task(here, "1"),
+    ]
+    for call in calls:
+        with pytest.raises(LabError, match="what answers at http://glance is no Glance") as caught:
+            call()
+        assert "image_endpoint_override" in caught.value.hint
 
 
 def test_only_what_may_be_the_same_is_hashed(tmp_path: Path, hashed: list[str]) -> None:
