@@ -33,8 +33,7 @@ def adapter(name: str = "") -> CloudAdapter:
     for one that is not described as the SDK wants it, LabError for one that is not complete.
     """
     with _without_the_sdk():
-        region = _region(name)
-        session = region.get_session()
+        region, session = _region(name)
     redact.add(str(value) for value in _secrets(region.config.get("auth", {})))
     found = CloudAdapter(
         session,
@@ -49,7 +48,8 @@ def adapter(name: str = "") -> CloudAdapter:
     return found
 
 
-def _region(name: str) -> Any:
+def _region(name: str) -> tuple[Any, Any]:
+    """What is known of a cloud, and the session that is made of it."""
     from keystoneauth1.exceptions import ClientException
     from openstack.config import OpenStackConfig
     from openstack.exceptions import ConfigException
@@ -65,7 +65,7 @@ def _region(name: str) -> Any:
             raise InvalidInput([Problem("", "", message)], hint="; ".join([*skipped, _names(known)]))
         region = config.get_one(cloud=name or None)
         urlsplit(str(region.config.get("auth", {}).get("auth_url", "")))  # keystoneauth trusts it
-        return region
+        return region, region.get_session()
     except (ConfigException, ClientException, OSError) as error:
         raise LabError(
             f"{what} is not fully described: {' '.join(str(error).split())}",
@@ -74,7 +74,10 @@ def _region(name: str) -> Any:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # The SDK trusts the form of what it reads.
         message = f"{what} is not described as it should be: {' '.join(str(error).split())}"
-        hint = "in clouds.yaml `clouds`, each cloud and its `auth` are mappings, and `auth_type` fits `auth`"
+        hint = (
+            "in clouds.yaml `clouds`, each cloud and its `auth` are mappings, `auth_type` fits `auth`, "
+            "`api_timeout` is a number of seconds, `cert`, `key` and `cacert` are paths"
+        )
         raise InvalidInput([Problem("", "", message)], hint=hint) from error
 
 

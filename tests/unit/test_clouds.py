@@ -107,6 +107,8 @@ def test_incomplete_and_broken(tmp_path: Path) -> None:
         "lab: {auth: {auth_url: 5}}",
         "lab: {auth_type: none, auth: {auth_url: 'http://127.0.0.1:9/v3', username: ann}}",
         "lab: {auth: {auth_url: 'http://[::1', username: ann, password: x, project_name: tests}}",
+        f"lab: {{api_timeout: 30s, auth: {json.dumps(AUTH)}}}",
+        f"lab: {{cert: [a], key: b, auth: {json.dumps(AUTH)}}}",
         "text",
         "",
     ],
