@@ -34,12 +34,16 @@ class _Broken(Exception):
 def fetch(url: str, path: Path, digest: str, progress: Progress | None = None) -> None:
     """Have what is at `url` in the file `path`, if its `digest` (sha256:HEX, sha512:HEX) is right.
 
+    Where it is there already, nothing is asked of the server.
     What came of an earlier, broken download is kept beside `path` and continued, if the server
     still has the same file. `progress` is called with (bytes so far, bytes in all, 0 when the
     server does not say). Raises LabError when the server refuses, when six attempts in a row bring
     nothing, and for a wrong digest; then there is no file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    kind, _, expected = digest.partition(":")
+    if path.exists() and _hex(path, kind) == expected:
+        return
     part = path.with_name(f".{path.name}.part")
     pause, failures = _FIRST_PAUSE, 0
     while True:
@@ -206,14 +210,18 @@ def _receive(
 
 def _check(url: str, part: Path, digest: str) -> None:
     kind, _, expected = digest.partition(":")
-    with part.open("rb") as handle:
-        actual = hashlib.file_digest(handle, kind).hexdigest()
+    actual = _hex(part, kind)
     if actual != expected:
         _restart(part)
         raise LabError(
             f"{url}: the {kind} is {actual}, not {expected}: the download is thrown away",
             hint="another version was published, or somebody changed it: see what the publisher says",
         )
+
+
+def _hex(path: Path, kind: str) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, kind).hexdigest()
 
 
 def _restart(part: Path) -> None:

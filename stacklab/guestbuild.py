@@ -243,11 +243,11 @@ def _probe(entry: Entry) -> GuestImage:
 
 def _require(entry: Entry) -> None:
     """Raise LabError, naming all that a build needs and this machine lacks."""
-    if entry.builder != "dib":
-        return
-    packages = sorted({package for name, package in _PROGRAMS.items() if shutil.which(name) is None})
+    built = entry.builder == "dib"
+    needed = _PROGRAMS if built else () if entry.format in UPLOAD_ONLY else ("qemu-img",)
+    packages = sorted({_PROGRAMS[name] for name in needed if shutil.which(name) is None})
     missing = [f"{package} is not installed" for package in packages]
-    if os.geteuid() != 0:
+    if built and os.geteuid() != 0:
         missing.append("diskimage-builder needs root: run it with sudo")
     container = entry.environment.get("DIB_CONTAINERFILE_RUNTIME", "podman")
     if any(name.endswith("-container") for name in entry.elements) and shutil.which(container) is None:
@@ -259,7 +259,7 @@ def _require(entry: Entry) -> None:
     if missing:
         text = "\n".join(f"  {line}" for line in missing)
         raise LabError(
-            f"{entry.name} cannot be built here:\n{text}", hint="`invoke doctor` says what to install"
+            f"{entry.name} cannot be made here:\n{text}", hint="`invoke doctor` says what to install"
         )
 
 

@@ -37,6 +37,16 @@ def test_a_whole_file(server: Server, tmp_path: Path) -> None:
     assert server.ranges == [""]
 
 
+def test_a_file_that_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "image.qcow2"
+    path.write_bytes(CONTENT)
+    download.fetch(server.url, path, DIGEST)
+    assert server.ranges == []
+    path.write_bytes(CONTENT[1:])
+    download.fetch(server.url, path, DIGEST)
+    assert path.read_bytes() == CONTENT
+
+
 def test_a_cut_connection_is_continued(server: Server, tmp_path: Path) -> None:
     server.cuts = [1 << 20, 1 << 20]
     path = tmp_path / "image.qcow2"

@@ -303,7 +303,7 @@ def test_what_this_machine_lacks_is_said_before(built: Dib, monkeypatch: pytest.
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(dib, "has_device_mapper", lambda: False)
     for name, lines in {"debian-12": 3, "rocky-9": 4, "centos-stream-9": 4}.items():
-        with pytest.raises(LabError, match="cannot be built here") as caught:
+        with pytest.raises(LabError, match="cannot be made here") as caught:
             guestbuild.build(catalogue.shipped()[name])
         assert len(caught.value.message.splitlines()) == lines
     assert built.calls == []
@@ -375,6 +375,20 @@ def test_a_fetched_file_of_another_format_is_refused(published: dict[str, Any]) 
     assert not [name for name in seen() if name.endswith("qcow2")]
 
 
+def test_nothing_is_fetched_without_what_examines_it(
+    published: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    which = shutil.which
+    monkeypatch.setattr(guestbuild, "_PROGRAMS", {"qemu-img": "qemu-utils"})
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "qemu-img" else which(name))
+    with pytest.raises(LabError, match="cannot be made here:\n  qemu-utils is not installed"):
+        guestbuild.build(CLOUD)
+    assert published["fetched"] == 0
+    # Nobody looks into these.
+    published["disk"].write_bytes(b"x")
+    assert guestbuild.build(dataclasses.replace(CLOUD, format="aki", formats=("aki",)))
+
+
 def test_a_fetched_file_that_is_not_raw_is_refused(published: dict[str, Any]) -> None:
     with pytest.raises(LabError, match="it is qcow2, not raw") as caught:
         guestbuild.build(dataclasses.replace(CLOUD, format="raw"))
@@ -391,6 +405,8 @@ def test_a_fetched_image_larger_than_its_min_disk_is_refused(published: dict[str
     with pytest.raises(InvalidInput, match=r"^images\.debian-12-cloud\.min_disk: 2 GiB .*: write 3$"):
         guestbuild.build(dataclasses.replace(CLOUD, min_disk=2))
     assert guestbuild.find(CLOUD) == ()
+    # What was fetched stays, and is not fetched again.
+    assert [name for name in seen() if name.endswith(".qcow2")]
     assert guestbuild.build(dataclasses.replace(CLOUD, min_disk=3))
 
 
