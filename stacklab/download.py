@@ -45,14 +45,15 @@ def fetch(url: str, path: Path, digest: str, progress: Progress | None = None) -
     if path.exists() and _hex(path, kind) == expected:
         return
     part = path.with_name(f".{path.name}.part")
-    pause, failures = _FIRST_PAUSE, 0
+    pause, failures, most = _FIRST_PAUSE, 0, _size(part)
     while True:
-        before = _size(part)
         try:
             _attempt(url, part, progress)
             break
         except (_Broken, requests.RequestException) as error:
-            failures = 0 if _size(part) > before else failures + 1
+            # A server without ranges begins anew each time: only what was never had before is progress.
+            failures = 0 if _size(part) > most else failures + 1
+            most = max(most, _size(part))
             if failures >= _ATTEMPTS:
                 raise LabError(
                     f"{url}: cannot be downloaded: {_cause(error)}",

@@ -108,6 +108,14 @@ def test_a_server_without_ranges(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "image.qcow2").read_bytes() == CONTENT
 
 
+def test_a_server_without_ranges_that_always_cuts(server: Server, tmp_path: Path) -> None:
+    server.takes_ranges = False
+    server.cuts = [200_000, 100_000] * 20
+    with pytest.raises(LabError, match="the connection ends early, again and again"):
+        download.fetch(server.url, tmp_path / "image.qcow2", DIGEST)
+    assert len(server.ranges) == 1 + download._ATTEMPTS
+
+
 @pytest.mark.parametrize("tag", ['"one"', 'W/"weak"'])
 def test_a_wrong_digest_leaves_no_file(tag: str, server: Server, tmp_path: Path) -> None:
     server.tag = tag
