@@ -69,7 +69,7 @@ def _region(name: str) -> tuple[Any, Any]:
     except (ConfigException, ClientException, OSError) as error:
         raise LabError(
             f"{what} is not fully described: {' '.join(str(error).split())}",
-            hint=f"say --cloud NAME, or set OS_CLOUD or OS_AUTH_URL and what belongs to it; {_names(known)}",
+            hint=f"say --cloud NAME, or --cloud envvars for OS_AUTH_URL and its like; {_names(known)}",
         ) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # The SDK trusts the form of what it reads.

@@ -59,12 +59,13 @@ def _published(entry: catalogue.Entry) -> str:
 
 @contextmanager
 def target(plan: Plan | None, name: str) -> Iterator[Any]:
-    """The Glance of the cloud `name` of clouds.yaml or the environment, else of the lab."""
+    """The Glance of the cloud `name` of clouds.yaml, envvars for the environment's, else of the lab."""
     if name:
         yield clouds.adapter(name)
         return
     if plan is None:
-        raise LabError("no lab is here, and no cloud was named", hint="say --cloud NAME, or `invoke up`")
+        hint = "say --cloud NAME, --cloud envvars for that of the OS_* variables, or `invoke up`"
+        raise LabError("no lab is here, and no cloud was named", hint=hint)
     from stacklab import cloud, namespace  # another cloud needs nothing of the lab's
 
     with namespace.entered(plan):

@@ -12,7 +12,7 @@ IMAGES = {
     "image": "a name of the catalogue, again for more of them; the probe guest by default",
     "catalogue": "a catalogue of your own; images.yaml of the checkout by default",
 }
-CLOUD = {**LAB, "cloud": "a cloud of clouds.yaml instead of the lab"}
+CLOUD = {**LAB, "cloud": "a cloud of clouds.yaml, or envvars for OS_* variables, instead of the lab"}
 
 
 def _lab_or_none(c: Context, lab: str, cloud: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from keystoneauth1 import exceptions as denied
 
-from stacklab import clouds, glance, glance_api, redact
+from stacklab import clouds, glance, glance_api, images, redact
 from stacklab.errors import InvalidInput, LabError
 
 AUTH = {
@@ -57,11 +57,12 @@ def test_a_cloud_by_name(tmp_path: Path) -> None:
     assert redact.text("it is never-shown-1") == "it is ********"
 
 
-def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cloud", ["", "envvars"])
+def test_variables(cloud: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in AUTH.items():
         monkeypatch.setenv(f"OS_{name.upper()}", value)
     monkeypatch.setenv("OS_REGION_NAME", "South")
-    found = clouds.adapter()
+    found = clouds.adapter(cloud)
     assert (found.cloud, found.region_name) == ("", "South")
     assert found.session.auth.auth_url == AUTH["auth_url"]
 
@@ -82,8 +83,11 @@ def test_unknown_cloud_lists_those_known(tmp_path: Path) -> None:
 def test_no_cloud_at_all() -> None:
     with pytest.raises(LabError) as caught:
         clouds.adapter()
-    assert "OS_AUTH_URL" in caught.value.hint
+    assert "--cloud envvars for OS_AUTH_URL" in caught.value.hint
     assert "there is no clouds.yaml" in caught.value.hint
+    with pytest.raises(LabError, match="no lab is here") as caught, images.target(None, ""):
+        pass
+    assert "--cloud envvars" in caught.value.hint
 
 
 def test_incomplete_and_broken(tmp_path: Path) -> None:
