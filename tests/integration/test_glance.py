@@ -161,6 +161,15 @@ def test_changed_content_replaces_and_hides(adapter: Adapter, tmp_path: Path) ->
     assert listed[third].hidden
 
 
+def test_a_colon_and_a_date_in_names(adapter: Adapter, tmp_path: Path) -> None:
+    names = ("ubuntu:22.04-20261126-101500", "ubuntu:22.04-20261127-101500", "ubuntu:22.04", "ubuntu:22.04")
+    for number, name in enumerate(names):
+        send(adapter, guest(tmp_path / str(number), MIB, name))
+    assert sorted(row["name"] for row in rows(adapter)) == sorted(set(names))
+    [hidden] = rows(adapter, hidden=True)
+    assert [one.id for one in glance.prune(adapter, ["ubuntu:22.04"])] == [hidden["id"]]
+
+
 def test_images_of_others_are_left_alone(adapter: Adapter, tmp_path: Path) -> None:
     image = guest(tmp_path / "a", MIB)
     theirs = {"name": "probe", "disk_format": "raw", "container_format": "bare"}
