@@ -40,7 +40,6 @@ from stacklab.base import Golden
 from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.plan import Plan, from_json, resolve
 from stacklab.providers import Provider
-from stacklab.providers.machines import Machines
 from stacklab.stages import Progress, Stage
 
 TOPOLOGIES = Path(os.path.relpath(files.PROJECT / "topologies"))
@@ -167,8 +166,10 @@ def refuse_other_provider(plan: Plan) -> None:
 def _refuse_foreign(plan: Plan) -> None:
     """Raise LabError where another checkout has a lab of that name: `up` would make its own in its place."""
     namespace.refuse_foreign(plan)
-    provider = providers.provider(plan, Golden("", "", Path()))
-    if isinstance(provider, Machines) and plan.lab not in existing() and (found := provider.states()):
+    if plan.provider == "lxc" or plan.lab in existing():
+        return
+    machines: Any = providers.provider(plan, Golden("", "", Path()))
+    if found := machines.states():
         hint = "take another name (--lab), or `invoke down` there"
         names = ", ".join(f"{plan.namespace}-{name}" for name in found)
         raise LabError(f"{names}: machines of a lab {plan.lab} of another checkout", hint=hint)
