@@ -15,8 +15,10 @@ from stacklab.tasks.common import edge, words
 def test(c: Context, fast: bool = False, matrix: bool = False) -> None:
     """Run the tests: linters, units, tools, a whole lab.
 
-    Words after two dashes go to pytest instead of the directories of tests.
+    Words after two dashes go to pytest, in the checkout, instead of the directories of tests.
     """
+    from stacklab import files
+
     choice = "not integration and not lab" if fast else "" if matrix else "not matrix"
     # the fast ones first
     tiers = [f"tests/{name}" for name in ("unit", "integration", "lab")]
@@ -24,4 +26,5 @@ def test(c: Context, fast: bool = False, matrix: bool = False) -> None:
     if fast:
         # More than there are cores, since they wait for programs. Other tests share the machine's networks.
         argv[3:3] = ["-n", str(2 * (os.cpu_count() or 1))]
+    os.chdir(files.PROJECT)
     os.execv(argv[0], argv)

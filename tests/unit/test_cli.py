@@ -55,10 +55,12 @@ class Cli:
     project: Path
     env: dict[str, str]
 
-    def __call__(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *words: str, code: int = 0, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [INVOKE, *words],
-            cwd=self.project,
+            [INVOKE, "--search-root", self.project, *words],
+            cwd=cwd or self.project,
             env=self.env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -173,6 +175,16 @@ def test_answers_that_cannot_be(cli: Cli, tmp_path: Path) -> None:
             f"{file}: answers.CONFIG_HEAT_INSTALL: 'y' contradicts the lab, which has 'n': change services",
             f"{file}: answers.CONFIG_SERVICE_WORKERS: 'many' is no number from 1 up",
         ]
+    assert nothing_was_made(cli)
+
+
+def test_paths_are_where_the_user_is(cli: Cli, tmp_path: Path) -> None:
+    shutil.copy(files.PROJECT / "topologies/two-node.yaml", tmp_path / "my.yaml")
+    (tmp_path / "invoke.yaml").write_text("topology: nonsense\n")  # the settings are the checkout's
+    assert cli("topologies.validate", "my.yaml", cwd=tmp_path).stdout == "my.yaml: 2 nodes, all right\n"
+    assert "on controller: PYTHONUNBUFFERED=1 packstack" in cli("up", "--dry-run", cwd=tmp_path).stdout
+    cli("topologies.diagram", "two-node", "--output", "lab.svg", cwd=tmp_path)
+    assert (tmp_path / "lab.svg").read_text().startswith("<svg ")
     assert nothing_was_made(cli)
 
 

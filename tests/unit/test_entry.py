@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from invoke import Context
 
+from stacklab.tasks import tests
 from stacklab.tasks.common import edge
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,7 @@ exec "$@" """,
 esac""",
 }
 INVOKE = """#!/bin/sh
+[ "$1" != --search-root ] || { echo "$2" >"$FAKE/search-root"; shift 2; }
 printf 'invoke %s\\n' "$*" >>"$FAKE/calls"
 pwd >"$FAKE/cwd"
 printf '%s\\n' "${OS_CLIENT_CONFIG_FILE:-}" "${OS_CLIENT_SECURE_FILE:-}" >"$FAKE/clouds"
@@ -168,7 +170,6 @@ def test_fresh_machine(checkout: Checkout) -> None:
     assert "force-confold" in calls[install[0]]
     assert calls[-1] == "invoke up --topology two-node"
     assert calls[-2] == "python -m pip install --quiet --disable-pip-version-check -e ."
-    assert (checkout.top / "fake/cwd").read_text().strip() == str(checkout.top / "lab")
 
 
 def test_only_what_is_missing(checkout: Checkout) -> None:
@@ -401,7 +402,10 @@ def test_not_root(checkout: Checkout) -> None:
     assert any(call.startswith(apt) for call in calls)
     task = calls[-2]
     assert task.startswith("sudo --preserve-env=STACKLAB_COLOUR,")
-    assert task.endswith(" .venv/bin/invoke up --dry-run")
+    assert task.endswith(
+        f" {checkout.top}/lab/.venv/bin/invoke --search-root {checkout.top}/lab up --dry-run"
+    )
+    assert (checkout.top / "fake/cwd").read_text().strip() == str(checkout.top)
     assert not [call for call in calls if call.startswith("sudo") and "pip" in call], ".venv is the user's"
     _, calls = checkout.run("--version")
     assert not [call for call in calls if call.startswith("sudo")]
@@ -409,7 +413,7 @@ def test_not_root(checkout: Checkout) -> None:
 
 def preserved(calls: list[str]) -> set[str]:
     """The variables that go along to the task."""
-    [call] = [call for call in calls if call.startswith("sudo ") and " .venv/bin/invoke " in call]
+    [call] = [call for call in calls if call.startswith("sudo ") and "/.venv/bin/invoke " in call]
     return set(call.split()[1].removeprefix("--preserve-env=").split(","))
 
 
@@ -430,7 +434,7 @@ def test_not_root_the_cloud_is_the_users(checkout: Checkout) -> None:
         found = (checkout.top / "fake/clouds").read_text().splitlines()
         assert found == [str(own / "clouds.yaml"), str(own / "secure.yaml")]
     # The SDK looks into the directory where it runs first.
-    (checkout.top / "lab/clouds.yaml").touch()
+    (checkout.top / "clouds.yaml").touch()
     checkout.env["OS_CLIENT_SECURE_FILE"] = "chosen"
     checkout.run("images.list", "--cloud", "mine")
     assert (checkout.top / "fake/clouds").read_text().splitlines() == ["", "chosen"]
@@ -445,8 +449,20 @@ def test_through_a_symlink_from_anywhere(checkout: Checkout) -> None:
     link.symlink_to("lab/scripts/stacklab")
     elsewhere = checkout.top / "else where"
     elsewhere.mkdir()
-    checkout.run("up", script=link, cwd=elsewhere)
-    assert (checkout.top / "fake/cwd").read_text().strip() == str(checkout.top / "lab")
+    _, calls = checkout.run("up", "--topology", "my.yaml", script=link, cwd=elsewhere)
+    assert calls[-1] == "invoke up --topology my.yaml"
+    assert (checkout.top / "fake/search-root").read_text().strip() == str(checkout.top / "lab")
+    # A path like my.yaml is where the user is.
+    assert (checkout.top / "fake/cwd").read_text().strip() == str(elsewhere)
+
+
+def test_the_tests_run_in_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their directories, and the settings of pytest, are there."""
+    places: list[Path] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "execv", lambda *argv: places.append(Path.cwd()))
+    tests.test.body(Context())
+    assert places == [ROOT]
 
 
 def test_the_exit_code_is_the_tasks(checkout: Checkout) -> None:
