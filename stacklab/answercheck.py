@@ -61,7 +61,11 @@ def _value_problem(key: Key, values: Mapping[str, str]) -> str:
     if not value:
         read = key.always or (key.condition and values.get(key.condition[0]) == key.condition[1])
         needed = _NEEDED & set(key.validators) and (read or key.default)
-        return "is empty" if needed or key.runtime == "address" or (read and key.runtime) else ""
+        if backend := _BACKENDS.get(key.name):
+            asked = {"CONFIG_CINDER_INSTALL": "y", "CONFIG_CINDER_BACKEND": backend}.items() <= values.items()
+            return f"is empty, and CONFIG_CINDER_BACKEND '{backend}' needs it" if asked else ""
+        fact = (key.default or "").startswith("%{")
+        return "is empty" if needed or fact or key.runtime == "address" or (read and key.runtime) else ""
     if "\n" in value:
         return "goes over several lines"
     if key.runtime == "secret" and value == PLACEHOLDER:
@@ -71,7 +75,16 @@ def _value_problem(key: Key, values: Mapping[str, str]) -> str:
     for rule in rules:
         if message := rule(value, key.options):
             return message
-    return ""
+    return _replicas(values) if key.name == "CONFIG_SWIFT_STORAGE_REPLICAS" else ""
+
+
+def _replicas(values: Mapping[str, str]) -> str:
+    """Packstack makes Swift's rings of the controller's devices, a file of its own where none are named."""
+    if values.get("CONFIG_SWIFT_INSTALL") != "y":
+        return ""
+    devices = len([name for name in values.get("CONFIG_SWIFT_STORAGES", "").split(",") if name.strip()]) or 1
+    more = int(values["CONFIG_SWIFT_STORAGE_REPLICAS"]) > devices
+    return f"is more than {devices}, the number of devices that Packstack makes the rings of" if more else ""
 
 
 Rule = Callable[[str, tuple[str, ...]], str]
@@ -128,6 +141,8 @@ def _range(value: str, options: tuple[str, ...]) -> str:
     return "" if right else "is no range like 10:100"
 
 
+# Keys that Packstack reads with one backend of Cinder only (plugins/cinder_250.py).
+_BACKENDS = {"CONFIG_CINDER_NFS_MOUNTS": "nfs", "CONFIG_CINDER_GLUSTER_MOUNTS": "gluster"}
 _NEEDED = {"validate_not_empty", "validate_options", "validate_neutron"}
 # Packstack's validators by name. Not here: validate_not_empty (above), and those that need the node
 # or python-ldap (validate_file, validate_sshkey, validate_writeable_directory, validate_ldap_*).
@@ -161,5 +176,9 @@ _KEY_RULES: tuple[tuple[str, Rule], ...] = (
     (r"_(VNI|TUNNEL_ID)_RANGES$", partial(_each, _range)),
     (r"_TUNNEL_IF$", partial(_like, r"[^-\s]+", "has a dash: Packstack cannot find its address")),
     (r"^CONFIG_SERVICE_WORKERS$", partial(_like, r"[1-9]\d*|%\{.+\}", "is no number from 1 up")),
+    (r"_(DB_PURGE|TOKEN_ROTATE)_ENABLE$", _one_of),
+    (r"_VIRT_TYPE$", partial(_like, r"qemu|kvm|%\{.+\}", "is none of qemu, kvm")),
+    (r"^CONFIG_CINDER_VOLUMES_SIZE$", partial(_like, r"\d+G", "is no size like 20G")),
+    (r"^CONFIG_SWIFT_STORAGE_(ZONES|REPLICAS)$", partial(_like, r"[1-9]\d*", "is no number from 1 up")),
     (r"^CONFIG_HEAT_AUTH_ENC_KEY$", partial(_like, r"(.{8}){2,4}", "must have 16, 24 or 32 characters")),
 )

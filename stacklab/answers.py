@@ -27,6 +27,9 @@ AGENTS = {
 
 BRIDGE, PHYSICAL_NETWORK, PROVIDER_NIC = "br-ex", "extnet", "eth1"
 
+# Backends of Cinder that need a password from outside the lab, and a topology holds none.
+FOREIGN_BACKENDS = ("netapp", "solidfire", "vmdk")
+
 # What Packstack would make beside the lab's own.
 PROVISION = ("CONFIG_PROVISION_DEMO", "CONFIG_PROVISION_TEMPEST")
 
@@ -139,7 +142,7 @@ def _input_problems(topology: Topology, keys: Mapping[str, Key]) -> list[Problem
 def _contradictions(
     topology: Topology, keys: Mapping[str, Key], chosen: Choices, datapath: str
 ) -> dict[str, str]:
-    """Overrides of what all of stacklab goes by, services and networks, each with what to change instead."""
+    """Overrides of what all of stacklab goes by: services, networks, passwords. Each with what to change."""
     decided = {*_switches(keys), *_networking(topology, datapath), *PROVISION} & chosen.keys()
     found = {}
     for name in (name for name in topology.answers if name in decided):
@@ -148,6 +151,8 @@ def _contradictions(
         instead = f"change {what}" if whose.startswith("topology") else f"leave it out ({what})"
         if value != right:
             found[name] = f"'{value}' contradicts the lab, which has '{right}': {instead}"
+    if (backend := topology.answers.get(name := "CONFIG_CINDER_BACKEND")) in FOREIGN_BACKENDS:
+        found[name] = f"'{backend}' needs a password, and a topology holds none: take lvm or nfs"
     return found
 
 

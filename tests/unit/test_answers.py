@@ -470,7 +470,16 @@ def test_the_trove_user_has_one_password() -> None:
         ("CONFIG_NEUTRON_OVS_VXLAN_UDP_PORT", "65535", "is no port"),
         ("CONFIG_REDIS_PORT", "port", "is no port"),
         ("CONFIG_SWIFT_STORAGE_REPLICAS", "one", "is no whole number"),
+        ("CONFIG_SWIFT_STORAGE_REPLICAS", "0", "is no number from 1 up"),
+        ("CONFIG_SWIFT_STORAGE_ZONES", "0", "is no number from 1 up"),
         ("CONFIG_SWIFT_STORAGE_SIZE", "2 gigabytes", "is no size like 2G"),
+        ("CONFIG_CINDER_VOLUMES_SIZE", "20", "is no size like 20G"),
+        ("CONFIG_CINDER_VOLUMES_SIZE", "500M", "is no size like 20G"),
+        ("CONFIG_NOVA_LIBVIRT_VIRT_TYPE", "xen", "is none of qemu, kvm"),
+        ("CONFIG_NOVA_LIBVIRT_VIRT_TYPE", "", "is empty"),
+        ("CONFIG_NOVA_DB_PURGE_ENABLE", "maybe", "is none of y, n"),
+        ("CONFIG_CINDER_DB_PURGE_ENABLE", "true", "is none of y, n"),
+        ("CONFIG_KEYSTONE_FERNET_TOKEN_ROTATE_ENABLE", "daily", "is none of y, n"),
         ("CONFIG_SWIFT_STORAGES", "vdb", "is no path"),
         ("CONFIG_NOVA_SCHED_CPU_ALLOC_RATIO", "nan", "is no number"),
         ("CONFIG_CINDER_NFS_MOUNTS", "10.0.0.41/x", "is no export"),
@@ -509,6 +518,39 @@ def test_values_are_needed_only_where_packstack_reads_them() -> None:
         f"a.txt: CONFIG_KEYSTONE_LDAP_{part}: '' is empty"
         for part in ("SUFFIX", "USER_SUBTREE", "GROUP_SUBTREE")
     ]
+
+
+def test_a_backend_of_cinder_needs_its_keys() -> None:
+    backend = {"CONFIG_CINDER_BACKEND": "nfs"}
+    volumes = replace(TWO_NODE, services=(*TWO_NODE.services, "cinder"))
+    with pytest.raises(InvalidInput) as caught:
+        render(replace(volumes, answers=backend))
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{FILE}: CONFIG_CINDER_NFS_MOUNTS: '' is empty, and CONFIG_CINDER_BACKEND 'nfs' needs it"
+    ]
+    render(replace(volumes, answers={**backend, "CONFIG_CINDER_NFS_MOUNTS": "192.0.2.7:/export"}))
+    render(replace(TWO_NODE, answers=backend))  # nothing reads it without Cinder
+
+
+@pytest.mark.parametrize("backend", answers.FOREIGN_BACKENDS)
+def test_a_backend_with_a_password_is_refused(backend: str) -> None:
+    assert refused(CONFIG_CINDER_BACKEND=backend) == [
+        f"{FILE}: answers.CONFIG_CINDER_BACKEND: '{backend}' needs a password, and a topology holds none: "
+        "take lvm or nfs"
+    ]
+
+
+def test_objects_have_no_more_copies_than_packstack_has_devices() -> None:
+    objects = replace(TWO_NODE, services=(*TWO_NODE.services, "swift"))
+    copies = {"CONFIG_SWIFT_STORAGE_REPLICAS": "2"}
+    with pytest.raises(InvalidInput) as caught:
+        render(replace(objects, answers=copies))
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{FILE}: answers.CONFIG_SWIFT_STORAGE_REPLICAS: '2' is more than 1, the number of devices that "
+        "Packstack makes the rings of"
+    ]
+    render(replace(objects, answers={**copies, "CONFIG_SWIFT_STORAGES": "/dev/vdb,/dev/vdc"}))
+    render(replace(TWO_NODE, answers=copies))
 
 
 def test_missing_unknown_and_doubled_keys_are_found() -> None:
