@@ -139,7 +139,9 @@ class Machines(ABC):
         return [node for node in self.plan.topology.nodes if found.get(node.name) in states]
 
     def exists(self) -> bool:
-        """Whether all nodes were made (running or not)."""
+        """Whether all nodes were made (running or not); the provider's tools need not be there for none."""
+        if not (self.directory / "vagrant").is_dir():
+            return False  # where Vagrant keeps what it made
         return {node.name for node in self.plan.topology.nodes} <= self.states().keys()
 
     def running(self) -> dict[str, bool]:

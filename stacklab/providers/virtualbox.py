@@ -37,6 +37,10 @@ class VirtualBox(Machines):
         """Run VBoxManage."""
         return run(["VBoxManage", *words], log=self.log, check=check, timeout=timeout)
 
+    def told(self, *words: str, check: bool = True) -> str:
+        """What VBoxManage says when asked for something; the log is of what is done."""
+        return run(["VBoxManage", *words], check=check, timeout=300).output
+
     # -- making and removing -----------------------------------------------------------
 
     def create_commands(self) -> list[list[str]]:
@@ -86,7 +90,7 @@ class VirtualBox(Machines):
 
     def _networks(self) -> dict[str, str]:
         """VirtualBox's host-only interfaces, with their addresses."""
-        told = self.manage("list", "hostonlyifs", check=False).output
+        told = self.told("list", "hostonlyifs", check=False)
         pairs = re.findall(r"^Name:\s+(\S+)$.*?^IPAddress:\s+(\S+)$", told, re.MULTILINE | re.DOTALL)
         return dict(pairs)
 
@@ -94,11 +98,11 @@ class VirtualBox(Machines):
 
     def states(self) -> dict[str, str]:
         """By what VirtualBox tells of each machine."""
-        listed = self.manage("list", "vms").output
+        listed = self.told("list", "vms")
         found = {}
         for node in self.plan.topology.nodes:
             if f'"{self.machine(node)}"' in listed:
-                told = self.manage("showvminfo", self.machine(node), "--machinereadable", check=False).output
+                told = self.told("showvminfo", self.machine(node), "--machinereadable", check=False)
                 state = re.search(r'^VMState="(.*)"$', told, re.MULTILINE)
                 # Starting, stopping, saving: on its way, so neither here nor there.
                 found[node.name] = _STATES.get(state[1] if state else "", "busy")
@@ -111,7 +115,7 @@ class VirtualBox(Machines):
         self.manage("controlvm", self.machine(node), "pause")
 
     def resume(self, node: Node) -> None:
-        told = self.manage("showvminfo", self.machine(node), "--machinereadable").output
+        told = self.told("showvminfo", self.machine(node), "--machinereadable")
         if 'VMState="paused"' in told:
             self.manage("controlvm", self.machine(node), "resume")
         else:

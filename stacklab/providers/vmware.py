@@ -23,9 +23,10 @@ class Vmware(Machines):
     """The nodes of one lab as VMware's machines."""
 
     def vmrun(self, command: str, *words: str, check: bool = True, timeout: float = 300) -> Result:
-        """Run vmrun for the product of this system."""
+        """Run vmrun for the product of this system; a look at what runs is not logged."""
         product = "fusion" if platform.system() == "Darwin" else "ws"
-        return run(["vmrun", "-T", product, command, *words], log=self.log, check=check, timeout=timeout)
+        log = None if command == "list" else self.log
+        return run(["vmrun", "-T", product, command, *words], log=log, check=check, timeout=timeout)
 
     # -- making and removing -----------------------------------------------------------
 

@@ -262,6 +262,13 @@ def test_a_dry_run_shows_all_and_starts_nothing(name: str, cli: Cli) -> None:
     assert nothing_was_made(cli)
 
 
+@pytest.mark.parametrize("provider", ["libvirt", "virtualbox", "vmware_desktop"])
+def test_a_dry_run_needs_no_tool_of_the_provider(provider: str, cli: Cli) -> None:
+    said = cli("up", "--dry-run", "--provider", provider).stdout
+    assert re.findall(r"^stage (\S+) ", said, re.MULTILINE) == list(stages.NAMES)
+    assert nothing_was_made(cli)
+
+
 def test_a_dry_run_says_the_same_twice(cli: Cli) -> None:
     assert cli("up", "--dry-run").stdout == cli("up", "--dry-run").stdout
 

@@ -45,7 +45,8 @@ def lab(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Li
     made = providers.provider(plan, Golden("g", "1", tmp_path))
     assert isinstance(made, Libvirt)
     made.images.mkdir(parents=True)
-    (plan.directory / "libvirt").mkdir(parents=True)
+    for name in ("libvirt", "vagrant"):
+        (plan.directory / name).mkdir(parents=True)
     domains = {}
     for node in NODES:
         disk = made.images / f"{node}.img"
@@ -299,4 +300,5 @@ def test_an_own_libvirtd_that_does_not_run(plan: Plan, tmp_path: Path) -> None:
     assert own.states() == {} and not own.exists()
     for node in NODES:
         files.write(plan.directory / "libvirt" / "etc" / "qemu" / f"stacklab-two-node-{node}.xml", "")
+    (plan.directory / "vagrant").mkdir()
     assert own.exists() and own.running() == {"controller": False, "compute1": False}

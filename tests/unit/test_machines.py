@@ -40,6 +40,7 @@ def virtualbox(
     plan = dataclasses.replace(two_node, provider="virtualbox", datapath="system", isolated=False)
     made = providers.provider(plan, Golden("g", "1", tmp_path))
     assert isinstance(made, VirtualBox)
+    (plan.directory / "vagrant").mkdir(parents=True)
     machine = {"state": "running", "snapshots": {}}
     state = {
         "machines": {
@@ -185,6 +186,21 @@ def test_vmware_stops_and_leaves_nothing(vmware: tuple[Vmware, Fake]) -> None:
     provider.start()
     provider.destroy()
     assert fake.state["machines"] == {}
+
+
+@pytest.mark.parametrize("kind", ["virtualbox", "vmware_desktop"])
+def test_without_the_providers_tool_nothing_that_was_made_is_denied(
+    kind: str, two_node: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = providers.provider(dataclasses.replace(two_node, provider=kind), Golden("g", "1", tmp_path))
+    assert not made.exists()
+    assert not two_node.directory.exists()
+    (two_node.directory / "vagrant").mkdir(parents=True)
+    for act in (made.exists, made.running, made.destroy):
+        with pytest.raises(CommandFailed, match="not found"):
+            act()
+    assert [path.name for path in two_node.directory.iterdir()] == ["vagrant"]
 
 
 def test_settings_of_networks(two_node: Plan, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
