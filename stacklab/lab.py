@@ -80,8 +80,11 @@ def directories() -> list[str]:
 
 
 def existing() -> list[str]:
-    """The names of the labs of this checkout."""
-    return sorted(path.parent.name for path in files.labs_dir().glob("[!.]*/plan.json"))
+    """The names of the labs of this checkout, those too that only another user may look into."""
+    places = files.labs_dir().glob("[!.]*/")
+    return sorted(
+        path.name for path in places if not os.access(path, os.X_OK) or (path / "plan.json").exists()
+    )
 
 
 def only(name: str, labs: list[str]) -> str:

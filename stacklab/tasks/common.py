@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from invoke import Context, Exit
@@ -29,7 +30,7 @@ def edge(function: Task) -> Task:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        from stacklab import redact, signals
+        from stacklab import files, redact, signals
         from stacklab.errors import LabError
 
         os.umask(0o022)
@@ -48,6 +49,8 @@ def edge(function: Task) -> Task:
                 raise
             place = f"{error.filename}: " if error.filename else ""
             text = f"{place}{error.strerror}\nhint: what was whole is kept; mend that and try again"
+            if error.errno == errno.EACCES and Path(str(error.filename)).is_relative_to(files.labs_dir()):
+                text = "the labs here are root's\nhint: scripts/stacklab TASK (it uses sudo)"
             raise Exit(redact.text(text), code=1) from None
         except KeyboardInterrupt:
             text = "\ninterrupted; what was whole is kept, and the same command goes on from there"

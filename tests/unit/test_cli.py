@@ -9,13 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from invoke import Context, Exit
 
-from stacklab import files, stages
+from stacklab import files, lab, stages
 from stacklab.tasks.common import edge
 
 INVOKE = Path(sys.executable).with_name("invoke")
@@ -315,6 +316,28 @@ def test_what_the_machine_is_to_blame_for_is_no_bug(error: OSError, said: str) -
     with pytest.raises(Exit) as caught:
         task(Context())
     assert (caught.value.code, str(caught.value)[: len(said)]) == (1, said)
+
+
+def test_a_lab_of_roots_is_not_denied(labs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without root: nobody else may look into a lab."""
+    (labs / "mine").mkdir(parents=True)
+    assert lab.existing() == []
+    monkeypatch.setattr(os, "access", lambda path, mode: path != labs / "mine")
+    assert lab.existing() == ["mine"]
+
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "read_json", denied)
+    for act in (lab.open_plan, lambda: lab.plan_for("two-node", "mine")):
+
+        @edge
+        def task(c: Context, act: Callable[[], object] = act) -> None:
+            act()
+
+        with pytest.raises(Exit) as caught:
+            task(Context())
+        assert str(caught.value) == "the labs here are root's\nhint: scripts/stacklab TASK (it uses sudo)"
 
 
 def test_other_errors_of_the_system_are_bugs() -> None:
