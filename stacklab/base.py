@@ -130,7 +130,7 @@ def spec(
         )
     runs_on = releases.release(found.release).distributions
     if found.distribution not in runs_on:
-        message = f"{found.release} does not run on {row.name}: take {', '.join(runs_on)}"
+        message = f"{found.release} does not run on {row.name}: {distributions.advice(runs_on)}"
         problems.append(Problem("", "release", message))
     if manifest:
         problems += _fits(found, manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -69,6 +69,15 @@ def _table() -> dict[str, Any]:
 def names() -> tuple[str, ...]:
     """All distributions, in the table's order."""
     return tuple(_table())
+
+
+def advice(runs_on: Sequence[str]) -> str:
+    """What to take for a lab of what runs on these distributions: one that golden images are built of."""
+    built = [name for name in runs_on if name in _table()]
+    nothing = (
+        f"it runs on {', '.join(runs_on)} only, which no golden image is built of: `invoke answers` and "
+    )
+    return f"take {', '.join(built)}" if built else f"{nothing}`invoke releases` know it, labs do not"
 
 
 def distribution(name: str) -> Distribution:

@@ -145,7 +145,7 @@ def resolve(
     asked = release if release != "auto" else topology.release
     found = releases.release(row.release if asked == "auto" else asked)
     if chosen not in found.distributions:
-        message = f"{found.name} does not run on {chosen}: take {', '.join(found.distributions)}"
+        message = f"{found.name} does not run on {chosen}: {distributions.advice(found.distributions)}"
         problems.append(Problem(topology.file, "release", message))
     choice = services.choose(topology, found.packstack, chosen)
     reasons += choice.left_out

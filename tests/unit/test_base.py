@@ -42,6 +42,13 @@ def test_what_does_not_go_together_is_named_at_once(monkeypatch: pytest.MonkeyPa
     assert "epoxy does not run on debian-12: take rocky-9" in caught.value.message
 
 
+def test_a_release_that_no_image_is_built_for() -> None:
+    with pytest.raises(
+        InvalidInput, match="ussuri does not run on centos-7: it runs on centos-stream-8 only"
+    ):
+        base.spec("centos-7", "libvirt", "ussuri")
+
+
 def test_an_unknown_distribution() -> None:
     with pytest.raises(InvalidInput, match="'slackware' is not known: take debian-12"):
         base.spec("slackware", "lxc")

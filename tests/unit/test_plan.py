@@ -171,6 +171,15 @@ def test_all_that_is_impossible_is_named_at_once(make_plan: Callable[..., Plan])
     ]
 
 
+def test_a_release_that_no_lab_can_have() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        resolve(dataclasses.replace(load(), release="yoga"), provider="libvirt")
+    assert [problem.message for problem in caught.value.problems] == [
+        "yoga does not run on debian-12: it runs on centos-stream-8 only, which no golden image is built of: "
+        "`invoke answers` and `invoke releases` know it, labs do not"
+    ]
+
+
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine of the test's own: its /sys, and a directory that is all of its PATH."""
