@@ -93,13 +93,15 @@ def workers(topology: Topology) -> int:
     return max(min(node.cpus for node in topology.nodes) // 2, 1)
 
 
-def of_release(topology: Topology, release: str = "auto", distribution: str = "auto") -> str:
+def of_release(
+    topology: Topology, release: str = "auto", distribution: str = "auto", provider: str = ""
+) -> str:
     """An answer file with secrets of its own, for a release and the distribution that it is to run on.
 
-    What is `auto` is as in a lab: debian-12, where the release runs there. What the machine decides is as
-    for virtual machines.
+    What is `auto` is as in a lab: debian-12, or what has the release that is asked for. What the machine
+    decides is as for virtual machines. With a `provider`, which may be `auto`, it is the file of a lab there.
 
-    Raises InvalidInput for what the release, its Packstack or the distribution cannot have.
+    Raises InvalidInput for what the release, its Packstack, the distribution or the provider cannot have.
     """
     on = distribution if distribution != "auto" else topology.distribution
     asked = release if release != "auto" else topology.release
@@ -107,13 +109,19 @@ def of_release(topology: Topology, release: str = "auto", distribution: str = "a
         asked = distributions.distribution("debian-12" if on == "auto" else on).release
     row = releases.release(asked)
     if on == "auto":
-        on = "debian-12" if "debian-12" in row.distributions else row.distributions[0]
+        anywhere = release != "auto" and "debian-12" not in row.distributions
+        on = row.distributions[0] if anywhere else "debian-12"
+    problems = []
+    if provider:
+        wanted = topology.provider if provider == "auto" else provider
+        problems += plan.without_image(topology, distributions.distribution(on), wanted)
     if on not in row.distributions:
         message = f"{row.name} does not run on {on}: take {', '.join(row.distributions)}"
-        raise InvalidInput([Problem(topology.file, "release", message)])
+        problems.append(Problem(topology.file, "release", message))
     choice = services.choose(topology, row.packstack, on)
-    if choice.problems:
-        raise InvalidInput(choice.problems)
+    problems += choice.problems
+    if problems:
+        raise InvalidInput(problems)
     lab = replace(plan.settled(topology, row, on, "system"), services=choice.services)
     secrets = draw(row.packstack)
     return render(lab, packstack=row.packstack, secrets=secrets, datapath="system", workers=workers(lab))

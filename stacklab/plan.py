@@ -9,6 +9,7 @@ from typing import Any
 
 from stacklab import distributions, files, releases, services
 from stacklab.choice import choose
+from stacklab.distributions import Distribution
 from stacklab.errors import InvalidInput, Problem
 from stacklab.model import Network, Node, ProviderNetwork, TenantNetwork, Topology
 from stacklab.releases import Release
@@ -138,10 +139,7 @@ def resolve(
         reasons.append(
             f"distribution: {chosen} (the one that the {chosen_provider} provider has a golden image for)"
         )
-    problems = []
-    if chosen_provider not in row.runs_on:
-        message = f"{chosen_provider} has no {chosen} image: take {', '.join(row.runs_on)}"
-        problems.append(Problem(topology.file, "provider", message))
+    problems = without_image(topology, row, chosen_provider)
     asked = release if release != "auto" else topology.release
     found = releases.release(row.release if asked == "auto" else asked)
     if chosen not in found.distributions:
@@ -176,6 +174,14 @@ def resolve(
         virt_type="kvm" if chosen_provider == "libvirt" and not where.emulated and nested() else "qemu",
         reasons=tuple(reasons),
     )
+
+
+def without_image(topology: Topology, row: Distribution, provider: str) -> list[Problem]:
+    """The problem of a provider whose nodes cannot start from the distribution's images; none of `auto`."""
+    if provider in ("auto", *row.runs_on):
+        return []
+    message = f"{provider} has no {row.name} image: take {', '.join(row.runs_on)}"
+    return [Problem(topology.file, "provider", message)]
 
 
 def _without_disks(topology: Topology, provider: str) -> list[Problem]:

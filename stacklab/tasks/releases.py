@@ -24,7 +24,7 @@ def releases(c: Context, release: str = "", json: bool = False) -> None:
     }
 )
 @edge
-def answers(c: Context, topology: str = "", release: str = "auto", distribution: str = "auto") -> None:
+def answers(c: Context, topology: str = "", release: str = "", distribution: str = "") -> None:
     """Print the answer file that Packstack would get.
 
     Each value says where it comes from. Passwords are drawn for this one file, and what depends on the
@@ -37,4 +37,7 @@ def answers(c: Context, topology: str = "", release: str = "auto", distribution:
     from stacklab import ui
 
     found = topologies.load(topology or c.topology, labs.TOPOLOGIES)
-    ui.out(answer_files.of_release(found, release, distribution))
+    # A file for something else than the lab that `up` would make need not fit what its nodes are.
+    provider = "" if release or distribution else c.provider
+    on = distribution or c.distribution
+    ui.out(answer_files.of_release(found, release or "auto", on, provider))

@@ -6,7 +6,7 @@ import json
 
 from invoke import Context, task
 
-from stacklab.tasks.common import TOPOLOGY, edge
+from stacklab.tasks.common import TOPOLOGY, edge, plan_of
 
 
 @task(name="list")
@@ -36,10 +36,9 @@ def show(c: Context, topology: str) -> None:
 @edge
 def validate(c: Context, topology: str) -> None:
     """Name everything that is wrong with a topology."""
-    from stacklab import lab as labs
     from stacklab import ui
 
-    plan = labs.plan_for(topology)
+    plan = plan_of(c, topology, "", "", "")
     ui.out(f"{plan.topology.file}: {len(plan.topology.nodes)} nodes, all right")
 
 

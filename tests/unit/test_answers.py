@@ -301,10 +301,33 @@ def test_the_release_is_the_topologys_or_the_distributions() -> None:
     def version(lab: Topology, distribution: str = "auto") -> str:
         return answers.of_release(lab, distribution=distribution).splitlines()[0]
 
-    assert (
-        version(replace(TWO_NODE, release="train")) == "# Answers for Packstack 15.1.0, written by stacklab"
-    )
+    train = replace(TWO_NODE, release="train")
+    assert version(train, "centos-7") == "# Answers for Packstack 15.1.0, written by stacklab"
     assert "21.0.1" in version(TWO_NODE) and "21.0.1" in version(TWO_NODE, "debian-12")
+
+
+@pytest.mark.parametrize(
+    ("changes", "provider", "message"),
+    [
+        (
+            {"release": "epoxy"},
+            "auto",
+            "release: epoxy does not run on debian-12: take centos-stream-9, rocky-9",
+        ),
+        ({"distribution": "rocky-9"}, "lxc", "provider: lxc has no rocky-9 image: take libvirt, virtualbox"),
+        ({"distribution": "rocky-9", "provider": "lxc"}, "auto", "provider: lxc has no rocky-9 image: take"),
+    ],
+)
+def test_what_up_refuses_has_no_answers_unless_they_are_for_something_else(
+    changes: dict[str, Any], provider: str, message: str
+) -> None:
+    lab = replace(TWO_NODE, **changes)
+    with pytest.raises(InvalidInput) as caught:
+        answers.of_release(lab, provider=provider)
+    with pytest.raises(InvalidInput, match=re.escape(str(caught.value))):
+        resolve(lab, provider=provider)
+    assert f"{FILE}: {message}" in str(caught.value)
+    assert answers.of_release(lab, release="epoxy").startswith("# Answers for Packstack 26.0.0")
 
 
 @pytest.mark.parametrize("release", ["auto", "zed"])

@@ -293,6 +293,17 @@ def test_releases_and_answers(cli: Cli) -> None:
     assert "epoxy does not run on debian-12" in refused.stderr
 
 
+def test_settings_hold_for_answers_and_validation(cli: Cli) -> None:
+    on_rocky = Cli(cli.project, {**cli.env, "INVOKE_DISTRIBUTION": "rocky-9"})
+    assert on_rocky("answers").stdout.startswith("# Answers for Packstack 26.0.0")
+    in_containers = Cli(cli.project, {**on_rocky.env, "INVOKE_PROVIDER": "lxc"})
+    for task in (["up", "--dry-run"], ["answers"], ["topologies.validate", "two-node"]):
+        assert "provider: lxc has no rocky-9 image" in in_containers(*task, code=2).stderr
+    said = in_containers("answers", "--release", "train", "--distribution", "centos-7").stdout
+    assert said.startswith("# Answers for Packstack 15.1.0")
+    assert nothing_was_made(cli)
+
+
 def test_a_diagram_is_written_where_it_is_asked_for(cli: Cli, tmp_path: Path) -> None:
     target = tmp_path / "storage.svg"
     assert cli("topologies.diagram", "storage", "--output", str(target)).stdout == f"{target}\n"
