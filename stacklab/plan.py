@@ -159,9 +159,7 @@ def resolve(
         topology = settled(topology, found, chosen, datapath)
     except InvalidInput as error:
         problems += error.problems
-    if problems:
-        raise InvalidInput(problems)
-    return Plan(
+    plan = Plan(
         lab=name,
         topology=replace(topology, services=choice.services),
         provider=chosen_provider,
@@ -174,6 +172,20 @@ def resolve(
         virt_type="kvm" if chosen_provider == "libvirt" and not where.emulated and nested() else "qemu",
         reasons=tuple(reasons),
     )
+    if problems:
+        raise InvalidInput([*problems, *_wrong_answers(plan)])
+    return plan
+
+
+def _wrong_answers(plan: Plan) -> list[Problem]:
+    """What is wrong with the topology's own answers, to be named with all else that is."""
+    from stacklab import packstack  # which is about plans
+
+    try:
+        packstack.shape(plan)
+    except InvalidInput as error:
+        return [problem for problem in error.problems if problem.path.startswith("answers.")]
+    return []
 
 
 def without_image(topology: Topology, row: Distribution, provider: str) -> list[Problem]:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from stacklab import distributions, releases, services
+from stacklab import answercheck, distributions, keytable, releases, services
 from stacklab import networks as network_section
 from stacklab.checker import Checker, join, show
 from stacklab.errors import InvalidInput, Problem
@@ -111,8 +111,19 @@ def parse(text: str, file: str) -> Topology:
     for problem in _purposeless(topology):
         check.problem("nodes", problem)
     if check.problems:
-        raise InvalidInput(check.problems)
+        raise InvalidInput([*check.problems, *_strange_answers(topology)])
     return topology
+
+
+def _strange_answers(topology: Topology) -> list[Problem]:
+    """Keys that no Packstack has; which one it will be, and with it the values, only a plan can tell."""
+    versions = [releases.release(name).packstack for name in releases.names()]
+    known = {name: key for version in versions for name, key in keytable.table(version).items()}
+    return [
+        answercheck.unknown(topology.file, f"answers.{name}", name, known)
+        for name in topology.answers
+        if name not in known
+    ]
 
 
 def _purposeless(topology: Topology) -> list[str]:

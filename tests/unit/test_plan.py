@@ -161,13 +161,16 @@ def test_all_that_is_impossible_is_named_at_once(make_plan: Callable[..., Plan])
     make_plan()
     with pytest.raises(InvalidInput) as caught:
         resolve(
-            dataclasses.replace(load(), release="epoxy", network_agent="linuxbridge"),
+            dataclasses.replace(
+                load(), release="epoxy", network_agent="linuxbridge", answers={"CONFIG_DEBUG_MODE": "maybe"}
+            ),
             provider="hyperv",
         )
     assert [(problem.path, problem.message) for problem in caught.value.problems] == [
         ("provider", "hyperv has no debian-12 image: take lxc, libvirt, virtualbox, vmware_desktop"),
         ("release", "epoxy does not run on debian-12: take centos-stream-9, rocky-9"),
         ("network_agent", "epoxy on debian-12 has no linuxbridge: take openvswitch"),
+        ("answers.CONFIG_DEBUG_MODE", "'maybe' is none of y, n"),
     ]
 
 
