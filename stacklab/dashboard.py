@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import selectors
 import socket
 import socketserver
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from stacklab import namespace
-from stacklab.errors import LabError
+from stacklab.errors import InvalidInput, LabError, Problem
 from stacklab.plan import Plan
 
 HOST = "127.0.0.1"
@@ -92,6 +93,13 @@ class _Pipe(socketserver.BaseRequestHandler):
 class _Pipes(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
+
+
+def port(text: str) -> int:
+    """The port that was asked for. Raises InvalidInput for what is none."""
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
+        raise InvalidInput([Problem("", "port", f"{text!r} is none: say a number such as 8080, up to 65535")])
+    return int(text)
 
 
 @contextmanager

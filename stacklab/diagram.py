@@ -94,14 +94,18 @@ def svg(topology: Topology) -> str:
 def write(topology: Topology, target: Path) -> None:
     """Write the picture to a file that ends in .svg or .png.
 
-    Raises LabError for another ending, and for a PNG where librsvg is not installed.
+    Raises LabError for another ending, for a place where no file can be, and for a PNG where librsvg is
+    not installed.
     """
-    if target.suffix == ".svg":
-        files.write(target, svg(topology))
-    elif target.suffix == ".png":
-        png(svg(topology), target)
-    else:
+    if target.suffix not in (".svg", ".png"):
         raise LabError(f"{target} is neither .svg nor .png", hint=f"say {target.with_suffix('.svg')}")
+    try:
+        if target.suffix == ".svg":
+            files.write(target, svg(topology))
+        else:
+            png(svg(topology), target)
+    except OSError as error:
+        raise LabError(f"{target} cannot be written: {error.strerror}", hint="say --output") from error
 
 
 def png(picture: str, target: Path) -> None:
@@ -109,6 +113,7 @@ def png(picture: str, target: Path) -> None:
     if shutil.which("rsvg-convert") is None:
         hint = "on Debian and Ubuntu: apt-get install librsvg2-bin fonts-dejavu-core; or write an .svg"
         raise LabError("a PNG needs rsvg-convert, which is not installed", hint=hint)
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.part")
     try:
         run(["rsvg-convert", "--zoom", "2", "--output", partial], stdin=picture, timeout=60)

@@ -78,7 +78,7 @@ def status(c: Context, lab: str = "", json: bool = False, watch: bool = False) -
 
 @task(help={**LAB, "port": "of 127.0.0.1; 8080 by default", "open": "open it in this machine's browser"})
 @edge
-def dashboard(c: Context, lab: str = "", port: int = 8080, open: bool = False) -> None:
+def dashboard(c: Context, lab: str = "", port: str = "8080", open: bool = False) -> None:
     """Bring the dashboard and the consoles to 127.0.0.1.
 
     Until Ctrl-C.
@@ -88,8 +88,9 @@ def dashboard(c: Context, lab: str = "", port: int = 8080, open: bool = False) -
 
     from stacklab import dashboard, ui
 
+    number = dashboard.port(port)
     plan = open_lab(c, lab)
-    with dashboard.forwarded(plan, port) as url:
+    with dashboard.forwarded(plan, number) as url:
         ui.out(f"{url}  user demo or admin, domain Default")
         ui.out(f"passwords: {plan.directory}/openrc-demo, openrc-admin; Ctrl-C ends")
         if open:

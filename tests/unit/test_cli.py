@@ -312,6 +312,16 @@ def test_a_diagram_is_written_where_it_is_asked_for(cli: Cli, tmp_path: Path) ->
     assert "storage.jpg is neither .svg nor .png" in refused.stderr
 
 
+def test_a_diagram_where_no_file_can_be(cli: Cli) -> None:
+    refused = cli("topologies.diagram", "two-node", "--output", "/proc/x.svg", code=1)
+    assert refused.stderr == "/proc/x.svg cannot be written: No such file or directory\nhint: say --output\n"
+
+
+def test_a_port_that_is_none(cli: Cli) -> None:
+    said = cli("dashboard", "--port", "abc", code=2).stderr
+    assert said == "port: 'abc' is none: say a number such as 8080, up to 65535\n"
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

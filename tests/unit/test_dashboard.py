@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from stacklab import dashboard, namespace
-from stacklab.errors import LabError
+from stacklab.errors import InvalidInput, LabError
 from stacklab.plan import Plan
 
 
@@ -157,3 +157,13 @@ def test_a_port_that_is_taken(two_node: Plan) -> None:
             dashboard.forwarded(two_node, port),
         ):
             pass
+
+
+@pytest.mark.parametrize("text", ["abc", "1.5", "65536", "-1", "", "٣"])
+def test_what_is_no_port(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"port: .* is none"):
+        dashboard.port(text)
+
+
+def test_ports() -> None:
+    assert [dashboard.port(text) for text in ("0", "8080", "65535")] == [0, 8080, 65535]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stacklab import diagram, topology
+from stacklab import diagram, files, topology
 from stacklab.errors import LabError
 from stacklab.model import Topology
 
@@ -103,6 +104,14 @@ def test_the_gateway_and_name_server_of_the_older_notes() -> None:
 def test_words_of_a_user_are_no_markup() -> None:
     lab = replace(SHIPPED[0], description="<script>alert('&')</script>")
     assert lab.description in texts(lab)
+
+
+def test_the_directory_of_a_png_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert = tmp_path / "bin/rsvg-convert"
+    files.write(convert, '#!/bin/sh\ncat >"$4"\n', mode=0o755)
+    monkeypatch.setenv("PATH", f"{convert.parent}:{os.environ['PATH']}")
+    diagram.write(SHIPPED[0], tmp_path / "new/lab.png")
+    assert (tmp_path / "new/lab.png").read_text() == diagram.svg(SHIPPED[0])
 
 
 def test_a_png_needs_librsvg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
