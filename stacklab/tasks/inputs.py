@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke import Context, task
 
-from stacklab.tasks.common import TOPOLOGY, edge
+from stacklab.tasks.common import edge
 
 
 @task(name="list")
@@ -22,7 +22,7 @@ def list_(c: Context) -> None:
 
 @task(
     help={
-        "distribution": TOPOLOGY["distribution"],
+        "distribution": "whose installer or cloud image, as inputs.list has it; rocky-9 by default",
         "kind": "iso: the installer; cloud: the publisher's cloud image",
         "mirror": "the root of a mirror of the publisher's tree, asked first",
         "keyring": "a file with the publisher's key, where it cannot be fetched",
@@ -38,9 +38,11 @@ def fetch(
     """
     from pathlib import Path
 
-    from stacklab import inputs, ui
+    from stacklab import download, inputs, ui
 
+    if mirror:
+        download.use_mirror(mirror)
     wanted = inputs.find(distribution, kind)
-    found = inputs.fetch(wanted, mirror, Path(keyring) if keyring else None)
+    found = inputs.fetch(wanted, keyring=Path(keyring) if keyring else None)
     ui.say(f"{found.digest}: {found.proof}")
     ui.out(str(found.path))

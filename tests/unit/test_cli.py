@@ -304,6 +304,12 @@ def test_settings_hold_for_answers_and_validation(cli: Cli) -> None:
     assert nothing_was_made(cli)
 
 
+def test_a_mirror_that_is_none(cli: Cli) -> None:
+    said = cli("inputs.fetch", "--mirror", "x", code=2).stderr
+    assert said == "mirror: 'x' is not a mirror: write it such as https://mirror.example/rocky\n"
+    assert nothing_was_made(cli)
+
+
 def test_a_diagram_is_written_where_it_is_asked_for(cli: Cli, tmp_path: Path) -> None:
     target = tmp_path / "storage.svg"
     assert cli("topologies.diagram", "storage", "--output", str(target)).stdout == f"{target}\n"
