@@ -145,6 +145,11 @@ def choose(
     return Chosen(provider, isolated, emulated, reasons=tuple(reasons))
 
 
+def provider(images: Collection[str], machine: Machine | None = None) -> tuple[str, str]:
+    """The provider of a new lab, of those that there is an image for, and why."""
+    return _provider(images, {}, machine or Machine())
+
+
 def _provider(images: Collection[str], saved: dict[str, Any], machine: Machine) -> tuple[str, str]:
     if saved.get("provider") in images:
         return str(saved["provider"]), "as this lab was made"

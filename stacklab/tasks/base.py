@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from invoke import Context, task
 
-from stacklab.tasks.common import TOPOLOGY, edge
+from stacklab.tasks.common import edge
 
 
 @task(
     name="build-base",
     help={
-        "distribution": "what the nodes run",
+        "distribution": "what the nodes run; debian-12 by default",
         "release": "the OpenStack release; the distribution's default where it is not given",
         "builder": "what builds it; the distribution's first where it is not given",
         "source": "packer starts from: iso, cloud, or a file: an .iso, else a disk",
-        "provider": TOPOLOGY["provider"],
+        "provider": "what a node is; by default what works here",
         "services": "for labs with these services or presets, with commas between",
         "mirror": "where the distribution's packages are fetched from; leaves nothing in the image",
         "proxy": "an HTTP proxy for the build; leaves nothing in the image",
@@ -26,10 +26,10 @@ from stacklab.tasks.common import TOPOLOGY, edge
 @edge
 def build_base(
     c: Context,
-    distribution: str = "debian-12",
+    distribution: str = "",
     release: str = "",
     builder: str = "",
-    provider: str = "lxc",
+    provider: str = "",
     source: str = "",
     services: str = "beginner",
     mirror: str = "",
@@ -40,14 +40,19 @@ def build_base(
 ) -> None:
     """Build the golden image that nodes start from.
 
-    Unchanged inputs: nothing to do. Prints the image's directory.
+    By default the one that `up` would build. Unchanged inputs: nothing to do. Prints the image's directory.
     """
-    from stacklab import base, download, goldenshow, ui
+    from stacklab import base, choice, distributions, download, goldenshow, ui
     from stacklab.errors import InvalidInput, Problem
     from stacklab.services import extras, known
 
     if proxy:
         download.use_proxy(proxy)
+    distribution = distribution or (c.distribution if c.distribution != "auto" else "debian-12")
+    provider = provider or c.provider
+    if provider == "auto":
+        provider, why = choice.provider(distributions.distribution(distribution).runs_on)
+        ui.say(f"provider: {provider} ({why})")
     more = extras(distribution, known(services.split(",")))
     if locked and refresh:
         raise InvalidInput(

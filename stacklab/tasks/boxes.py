@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke import Context, task
 
-from stacklab.tasks.common import TOPOLOGY, edge
+from stacklab.tasks.common import edge
 
 
 @task(name="list")
@@ -17,7 +17,7 @@ def list_(c: Context) -> None:
     ui.table("Boxes", ("name", "provider", "version", "catalogue"), rows)
 
 
-@task(help={name: TOPOLOGY[name] for name in ("distribution", "provider")})
+@task(help={"distribution": "what is in it", "provider": "what it is for"})
 @edge
 def build(c: Context, distribution: str = "debian-12", provider: str = "libvirt") -> None:
     """Make a box of a golden image, which is built if need be.

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +117,15 @@ def test_every_task_has_a_summary(cli: Cli) -> None:
         # Imperative and short: it is read in a list.
         assert re.match(r"[A-Z].{10,110}[.:`]", summary or ""), f"{name}: {summary!r}"
         assert "\n" not in summary
+
+
+@pytest.mark.parametrize("settings", [{}, {"INVOKE_PROVIDER": "libvirt"}], ids=["auto", "set"])
+def test_build_base_builds_what_up_would(settings: dict[str, str], cli: Cli) -> None:
+    own = replace(cli, env={**cli.env, **settings})
+    first, *_ = own("build-base", "--dry-run").stdout.splitlines()
+    assert re.fullmatch(r"golden image debian-12-\w+-\w{12}: to be built", first)
+    assert first in own("up", "--dry-run").stdout.splitlines()
+    assert "-libvirt-" in first or not settings
 
 
 def test_the_list_for_people(cli: Cli) -> None:
