@@ -81,10 +81,13 @@ def test_in_the_middle_of_a_restore(two_node: Plan) -> None:
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """As in a terminal: what a shell starts in the background does not heed SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """As in a terminal: in the background of a shell SIGINT is not heeded, under nohup SIGHUP is not."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_nohup_is_respected(two_node: Plan) -> None:
@@ -143,6 +146,7 @@ def test_nobody_waits_for_ssh_after_an_interrupt(two_node: Plan, monkeypatch: py
     assert calls
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_any_task_ends_in_order(number: signal.Signals) -> None:
     tidied = []
