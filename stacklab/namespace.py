@@ -50,7 +50,8 @@ def is_foreign(plan: Plan) -> bool:
 def refuse_foreign(plan: Plan) -> None:
     """Raise LabError where the namespace is another checkout's."""
     if is_foreign(plan):
-        hint = f"take another name (--lab), or remove it: `ip netns delete {plan.namespace}`"
+        hint = "take another name (--lab), or `invoke down` there; where that checkout is gone: "
+        hint += f"`ip netns delete {plan.namespace}`"
         raise LabError(f"{path(plan)} belongs to a lab {plan.lab} of another checkout", hint=hint)
 
 
