@@ -30,7 +30,8 @@ def _words(plan: Plan) -> tuple[str, str]:
     kept = f"kept: the snapshots {', '.join(names)}" if names else "kept: no snapshot yet"
     up = f"`invoke up --topology {plan.topology.file} --lab {plan.lab}`"
     # Snapshots of what the lab was before, with other services or networks, are not what the next `up` takes.
-    below = [snapshot.stage for snapshot in found if snapshot.key in reuse.keys_below(plan, there.key)]
+    chain = reuse.chain(plan, there.key)
+    below = [snapshot.stage for snapshot in found if snapshot.key in chain]
     if below:
         next_one = f"{up} goes on after the stage {max(below, key=stages.NAMES.index)}"
     elif names:

@@ -84,18 +84,14 @@ def _known(plan: Plan, there: Progress) -> dict[str, dict[str, Any]]:
     """The inputs of each stage of the newest state that is known: the running nodes', else a snapshot's."""
     newest_first = reversed(snapshots.listed(plan))
     for state in (there.key, *(snapshot.key for snapshot in newest_first)):
-        found = {saved["stage"]: saved["inputs"] for saved in _chain(plan, state).values()}
+        found = {saved["stage"]: saved["inputs"] for saved in chain(plan, state).values()}
         if found:
             return found
     return {}
 
 
-def keys_below(plan: Plan, key: str) -> list[str]:
-    """The keys of a stage that was begun and of those that it lies on, as far as they are known."""
-    return list(_chain(plan, key))
-
-
-def _chain(plan: Plan, key: str) -> dict[str, dict[str, Any]]:
+def chain(plan: Plan, key: str) -> dict[str, dict[str, Any]]:
+    """What is kept of a stage that was begun and of those that it lies on, by their keys."""
     found: dict[str, dict[str, Any]] = {}
     while key and (saved := files.read_json(plan.directory / "stages" / f"{key}.json")):
         found[key] = saved

@@ -24,6 +24,7 @@ from stacklab import (
     providers,
     removal,
     settle,
+    show,
     snapshots,
     stages,
     storage,
@@ -262,7 +263,9 @@ def test_who_waited_for_the_lab_takes_it_as_it_then_is(two_node: Plan, world: Wo
     assert lab.directories() == [] and not lab.lock_of(two_node.lab).exists()
 
 
-def test_what_a_growth_goes_back_to_is_kept_for_it(two_node: Plan, world: World) -> None:
+def test_what_a_growth_goes_back_to_is_kept_for_it(
+    two_node: Plan, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     image(two_node)
     up(two_node)
     with pytest.raises(InvalidInput, match="a name of stacklab's own snapshots"):
@@ -274,6 +277,8 @@ def test_what_a_growth_goes_back_to_is_kept_for_it(two_node: Plan, world: World)
     files.write_json(two_node.directory / "growth.json", {"plan": two_node.as_json()})
     with pytest.raises(LabError, match="nodes were being added"):
         lab.forget(two_node, growth.SNAPSHOT)
+    show.plan(two_node)
+    assert "take back the growth that did not end\n" in capsys.readouterr().out
     lab.forget(two_node, "images")  # which may free the disk
     assert snapshots.get(two_node, growth.SNAPSHOT)
 
